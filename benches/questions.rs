@@ -90,8 +90,8 @@ impl App {
         let report = self.crawler.crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         let seconds = started.elapsed().as_secs_f64();
         let requests = self.api.requests();
-        let asked = requests[before..].iter().filter(|request| request.call == Call::Info).count();
-        (report, seconds, asked)
+        let info_requests = requests[before..].iter().filter(|request| request.call == Call::Info).count();
+        (report, seconds, info_requests)
     }
 }
 
@@ -118,8 +118,7 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
     }
 }
 
-/// Dissolves more groups than the guard permits, and crawls until all of them have been asked
-/// about.
+/// Dissolves more groups than the guard permits, and crawls until all of them have been looked up.
 async fn all_deletions_withheld(groups: usize, dissolved: usize) {
     println!("\n### {dissolved} of {groups} groups dissolved at once, with the guard's defaults\n");
     println!(

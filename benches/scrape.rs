@@ -1,5 +1,5 @@
-//! Measures scrapes of `/metrics`, and the dashboard's list of apps in a browser, with 50 apps of six
-//! types and a million groups.
+//! Measures scrapes of `/metrics`, and the dashboard's list of apps in a browser, with 50 apps of
+//! six types and a million groups.
 //!
 //! `cargo bench --bench scrape` prints how long an answer takes, over HTTP, from a daemon with
 //! SQLite whose apps are idle; `-- --crawls N` sets the number of crawls of each app before the
@@ -72,7 +72,7 @@ async fn main() {
     let listener = Listener::bind("metrics.listen", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
     let (hosts, stop) = (AllowedHosts::of(listener.address(), &[]), lifecycle.stop().soft().clone());
-    let pages = health::pages(daemon.health(), Arc::clone(&metrics));
+    let pages = health::routes(daemon.health(), Arc::clone(&metrics));
     lifecycle.supervise("the metrics listener", listener.serve(pages, hosts, stop));
     let mut took = Vec::new();
     let mut bytes = 0;

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""The script that most people would write: pages through get_appid_group_list and upserts every id with its time.
+"""A simple script: reads all pages of get_appid_group_list and upserts every id with its time.
 
-usage: upsert.py BASE_URL KEY DATABASE TYPE...     (standard library only; prints its measurements as JSON)
+usage: upsert.py BASE_URL KEY DATABASE TYPE...
+
+Uses only the standard library. Prints its measurements as JSON.
 """
 import base64, hashlib, hmac, json, random, resource, sqlite3, sys, time, urllib.parse, zlib
 from http.client import HTTPConnection

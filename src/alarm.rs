@@ -22,16 +22,16 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
 use crate::clock::Clock;
 
-/// [`Alarm::wait`] returns after this time even without an alarm.
+/// The maximum time of one [`Alarm::wait`].
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// The scheduler usually answers in microseconds. If one of its internal tasks has died, it never
 /// answers.
 const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The scheduler of alarms could not be started.
+/// The alarm scheduler could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the scheduler of alarms")]
+#[error("cannot start the alarm scheduler")]
 pub struct AlarmError(#[from] JobSchedulerError);
 
 /// The scheduler of all alarms of the process. Alarms work until [`AlarmClock::stop`].
@@ -56,7 +56,7 @@ impl AlarmClock {
     /// for alarms must be stopped first.
     pub async fn stop(mut self) {
         if let Err(error) = self.scheduler.shutdown().await {
-            tracing::warn!(%error, "cannot stop the scheduler of alarms");
+            tracing::warn!(%error, "cannot stop the alarm scheduler");
         }
     }
 }
@@ -123,8 +123,8 @@ impl Alarm {
         };
         match timeout(SCHEDULER_TIMEOUT, replace).await {
             Ok(Ok(job)) => self.job = Some(job),
-            Ok(Err(error)) => self.unset(&format!("{error}")),
-            Err(_) => self.unset("no answer"),
+            Ok(Err(error)) => self.fail_to_set(&format!("{error}")),
+            Err(_) => self.fail_to_set("no answer"),
         }
     }
 
@@ -141,7 +141,8 @@ impl Alarm {
         Wake::Alarm
     }
 
-    fn unset(&mut self, reason: &str) {
+    /// Logs that the alarm could not be set, and marks it as not set.
+    fn fail_to_set(&mut self, reason: &str) {
         tracing::warn!(reason, "cannot set an alarm; checking the time every 20 s instead");
         self.due.send_replace(None);
     }
@@ -196,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_job_runs_in_a_second_that_is_not_before_the_due_time_and_less_than_two_seconds_after_it(
+        fn a_job_runs_at_the_due_time_or_less_than_two_seconds_later(
             now in 0..4_000_000_i64,
             due in 0..4_000_000_i64,
         ) {

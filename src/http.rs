@@ -1,6 +1,7 @@
 //! Builds the HTTP clients of the program: the one of the API and the one of notifications.
 //!
-//! URLs of both contain secrets, and errors of reqwest contain URLs. [`describe`] removes them.
+//! The URLs of both contain secrets, and errors of reqwest contain URLs. [`describe`] removes the
+//! URLs.
 
 use std::sync::Once;
 use std::time::Duration;

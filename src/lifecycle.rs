@@ -191,16 +191,16 @@ impl Lifecycle {
         self.stopped_by.get().copied()
     }
 
-    /// Subscribes to `SIGUSR1`.
+    /// Subscribes to SIGUSR1, which requests a crawl of every app.
     #[must_use]
-    pub fn crawl_requests(&self) -> CrawlRequests {
-        CrawlRequests(self.crawl_now.subscribe())
+    pub fn crawl_requests(&self) -> SignalRequests {
+        SignalRequests(self.crawl_now.subscribe())
     }
 
-    /// Subscribes to `SIGHUP`.
+    /// Subscribes to SIGHUP, which requests a reload of the configuration.
     #[must_use]
-    pub fn reload_requests(&self) -> CrawlRequests {
-        CrawlRequests(self.reload.subscribe())
+    pub fn reload_requests(&self) -> SignalRequests {
+        SignalRequests(self.reload.subscribe())
     }
 
     /// Performs the action that a signal requests. Logs it afterwards, because writing a log line
@@ -242,8 +242,8 @@ impl Lifecycle {
     {
         let guard = TaskGuard {
             name: name.into(),
-            stop: stop.soft.clone(),
-            process: self.stop.soft.clone(),
+            task_stop: stop.soft.clone(),
+            process_stop: self.stop.soft.clone(),
             died: Arc::clone(&self.died),
             has_returned: false,
         };
@@ -289,17 +289,19 @@ impl Lifecycle {
 #[derive(Debug)]
 struct TaskGuard {
     name: String,
-    stop: CancellationToken,
-    process: CancellationToken,
+    /// The soft stop of the task.
+    task_stop: CancellationToken,
+    /// The soft stop of the process.
+    process_stop: CancellationToken,
     died: Arc<OnceLock<String>>,
-    /// False if the runtime drops the task before it returns, because the process ends for another
-    /// reason. That is no failure of the task.
+    /// False if the runtime drops the task before it returns. Then the process ends for another
+    /// reason, and the task has not failed.
     has_returned: bool,
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        let ended_early = self.has_returned && !self.stop.is_cancelled();
+        let ended_early = self.has_returned && !self.task_stop.is_cancelled();
         if !ended_early && !thread::panicking() {
             return;
         }
@@ -309,15 +311,16 @@ impl Drop for TaskGuard {
         );
         // Only the first task is recorded. Later ones may have ended as a consequence.
         let _first = self.died.set(std::mem::take(&mut self.name));
-        self.process.cancel();
+        self.process_stop.cancel();
     }
 }
 
-/// A subscription to SIGUSR1, which requests a crawl of every app. Signals between two calls of [`CrawlRequests::next`] count as one.
+/// A subscription to the requests of one signal. Signals between two calls of
+/// [`SignalRequests::next`] count as one.
 #[derive(Debug)]
-pub struct CrawlRequests(watch::Receiver<()>);
+pub struct SignalRequests(watch::Receiver<()>);
 
-impl CrawlRequests {
+impl SignalRequests {
     /// Waits for the next request. Cancel-safe.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
@@ -458,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_the_runtime_drops_is_no_failure_of_the_task() {
+    fn a_task_that_the_runtime_drops_does_not_count_as_dead() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let lifecycle = runtime.block_on(async {
             let lifecycle = Lifecycle::without_signals();
@@ -484,10 +487,10 @@ mod tests {
     #[tokio::test]
     async fn every_subscriber_gets_a_request_and_several_requests_count_as_one() {
         let lifecycle = Lifecycle::without_signals();
-        let mut listeners = [lifecycle.crawl_requests(), lifecycle.crawl_requests()];
+        let mut subscribers = [lifecycle.crawl_requests(), lifecycle.crawl_requests()];
         lifecycle.signal(Signal::CrawlNow);
         lifecycle.signal(Signal::CrawlNow);
-        for requests in &mut listeners {
+        for requests in &mut subscribers {
             requests.next().await;
             let again = tokio::select! { biased; () = requests.next() => true, () = async {} => false };
             assert!(!again);

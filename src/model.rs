@@ -124,8 +124,8 @@ impl TypeId {
 #[must_use]
 pub fn is_group_id(id: &str) -> bool {
     // The ASCII check is a fast path: this runs for every listed id, and nearly all ids are ASCII.
-    let printable = id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-    (1..=255).contains(&id.len()) && (printable || !id.chars().any(char::is_control))
+    let is_printable_ascii = id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    (1..=255).contains(&id.len()) && (is_printable_ascii || !id.chars().any(char::is_control))
 }
 
 /// A list of group ids in one string buffer. A page of 10,000 ids takes two allocations instead of
@@ -230,7 +230,7 @@ impl fmt::Debug for GroupIds {
     }
 }
 
-/// Statistics of the `TotalCount`s on the pages of one pass.
+/// The last, the lowest and the highest `TotalCount` on the pages of one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub last: Option<u64>,
@@ -396,7 +396,7 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Returns whether two listeners need the same port or the same socket. Port 0 stands for a free
+    /// Returns whether two listeners need the same port or the same socket. Port 0 means any free
     /// port, so it never overlaps.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -504,14 +504,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_that_the_error_repeats_is_shown_once() {
+    fn a_cause_that_the_error_message_contains_is_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("{0}")]
         struct TestError(&'static str, #[source] Option<Box<TestError>>);
         let cause = |message| Some(Box::new(TestError(message, None)));
-        let shown = |message, cause| with_causes(&TestError(message, cause));
-        assert_eq!(shown("cannot read", cause("no such file")), "cannot read: no such file");
-        assert_eq!(shown("cannot read: no such file", cause("no such file")), "cannot read: no such file");
+        let text = |message, cause| with_causes(&TestError(message, cause));
+        assert_eq!(text("cannot read", cause("no such file")), "cannot read: no such file");
+        assert_eq!(text("cannot read: no such file", cause("no such file")), "cannot read: no such file");
     }
 
     #[test]

@@ -39,13 +39,14 @@ pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle
     });
 }
 
-/// How soon a copy has to be made.
+/// When the next copy has to be published.
 enum Urgency {
-    /// No app has a crawl that reached its end. A copy would stay empty for an interval.
+    /// After a crawl has reached its end. Until then a copy would be empty, and readers would keep
+    /// the empty copy for an interval.
     NotYet,
-    /// The interval has to pass.
+    /// When the interval has passed.
     WhenDue,
-    /// The copy lacks an app, or there is no copy.
+    /// Now: the copy lacks an app, or there is no copy.
     AtOnce,
 }
 
@@ -69,7 +70,7 @@ impl Publication {
         let mut seen = None;
         while apps.wait_for(|apps| seen.as_ref() != Some(&last_crawls(apps))).await.is_ok() {
             let latest = last_crawls(&apps.borrow_and_update());
-            let Some(store) = health.opened().await else { return };
+            let Some(store) = health.wait_for_database().await else { return };
             match self.urgency(&store).await {
                 Urgency::NotYet => {
                     seen = Some(latest);
@@ -83,7 +84,7 @@ impl Publication {
                 Urgency::AtOnce => {}
             }
             seen = Some(last_crawls(&apps.borrow_and_update()));
-            let Some(store) = health.opened().await else { return };
+            let Some(store) = health.wait_for_database().await else { return };
             self.publish(&store).await;
             due = Instant::now() + self.interval;
         }

@@ -110,14 +110,14 @@ impl Schedule {
     /// Returns the first tick after `time`.
     #[must_use]
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.cron.find_next_occurrence(&self.second_of(time), false).ok().map(|tick| tick.to_utc())
+        self.cron.find_next_occurrence(&self.local_second(time), false).ok().map(|tick| tick.to_utc())
     }
 
     /// Returns the latest tick in the interval (`after`, `now`]. The cost does not depend on
     /// `after`.
     #[must_use]
     pub fn latest_due(&self, after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let tick = self.cron.find_previous_occurrence(&self.second_of(now), true).ok()?.to_utc();
+        let tick = self.cron.find_previous_occurrence(&self.local_second(now), true).ok()?.to_utc();
         after.is_none_or(|after| tick > after).then_some(tick)
     }
 
@@ -127,7 +127,8 @@ impl Schedule {
         self.ticks_after(from).take(count).collect()
     }
 
-    /// Returns the number of ticks in the interval (`after`, `until`], at most [`MAX_MISSED_TICKS`].
+    /// Returns the number of ticks in the interval (`after`, `until`], at most
+    /// [`MAX_MISSED_TICKS`].
     #[must_use]
     pub fn missed(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
         self.passed(after, until, MAX_MISSED_TICKS)
@@ -143,9 +144,10 @@ impl Schedule {
         iter::successors(self.next_after(time), |tick| self.next_after(*tick))
     }
 
-    /// Truncates to a second and converts to the zone. In the last millisecond before a repeated
-    /// hour, croner 4.0.3 would return the next tick as the previous one.
-    fn second_of(&self, time: DateTime<Utc>) -> DateTime<Tz> {
+    /// Returns the time in the schedule's zone, truncated to a second. Without the truncation,
+    /// croner 4.0.3 returns the next tick as the previous one in the last millisecond before a
+    /// repeated hour.
+    fn local_second(&self, time: DateTime<Utc>) -> DateTime<Tz> {
         time.trunc_subsecs(0).with_timezone(&self.timezone)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Signals::install`] installs the handlers. It starts no thread, because a command may still
 //! have to change its user, which requires a single thread. Signals stay pending until
-//! [`Signals::wait`] is called, in a thread of its own.
+//! [`Signals::wait`] is called, in a dedicated thread.
 
 use std::future::pending;
 use std::io;
@@ -57,7 +57,7 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Signals {
     role: Role,
-    /// A runtime without a thread of its own. Its only task waits for signals.
+    /// A current-thread runtime, which starts no thread. Its only task waits for signals.
     runtime: Runtime,
     terminate: unix::Signal,
     interrupt: unix::Signal,

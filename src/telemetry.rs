@@ -3,11 +3,15 @@
 //!
 //! If a line cannot be written, it is lost without an error: stderr may be a closed pipe, a full
 //! disk or a file at its size limit. Each event is one line, whatever untrusted text it contains.
+//! A panic is an event as well.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use indicatif::MultiProgress;
 use tracing::{Level, Metadata};
@@ -47,7 +51,8 @@ static BARS: OnceLock<Mutex<MultiProgress>> = OnceLock::new();
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts logging. Later calls have no effect. An invalid filter is replaced by `info`.
+/// Starts logging, of panics too. Later calls have no effect. An invalid filter is replaced by
+/// `info`.
 pub fn init(filter: &str, format: Format) {
     let journal = is_journal();
     let json = match format {
@@ -85,7 +90,23 @@ pub fn init(filter: &str, format: Format) {
     // This fails if logging was started before, as in tests.
     if initialised.is_ok() {
         let _first = FILTER.set(handle);
+        panic::set_hook(Box::new(log_panic));
     }
+}
+
+/// Logs a panic as one line. The default hook would write several lines, which the journal and
+/// collectors do not recognise as one error. The backtrace is logged if `RUST_BACKTRACE` is set.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let message = info.payload_as_str().unwrap_or("(the panic has no message)");
+    let thread = thread::current();
+    let backtrace = Backtrace::capture();
+    let is_captured = backtrace.status() == BacktraceStatus::Captured;
+    tracing::error!(
+        thread = thread.name(),
+        location = info.location().map(tracing::field::display),
+        backtrace = is_captured.then(|| tracing::field::display(&backtrace)),
+        "the program panicked, which is a bug: {message}"
+    );
 }
 
 #[must_use]
@@ -171,8 +192,8 @@ fn priority(level: Level) -> &'static str {
 }
 
 /// Writes lines to stderr, in the journal with the priority prefixes of sd-daemon(3). The crate
-/// tracing-journald is not used, because it bypasses stderr and writes to the journal's socket, in
-/// a format of its own.
+/// tracing-journald is not used, because it bypasses stderr and writes to the journal's socket in
+/// another format.
 #[derive(Clone, Copy)]
 struct StderrWriter {
     /// Whether each line gets a priority prefix.
@@ -210,5 +231,51 @@ impl Write for Stderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Runs this test again in a child process, because the panic hook belongs to the entire
+    /// process. The child's stderr is a file, which the child takes for the journal.
+    #[test]
+    fn a_panic_is_one_line_of_error_priority_in_the_journal() {
+        const CHILD: &str = "TIM_GROUP_SYNC_TEST_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            init("info", Format::Auto);
+            let worker = thread::Builder::new().name("worker".to_owned());
+            let panicking = worker.spawn(|| panic!("intended\npanic")).unwrap();
+            panicking.join().unwrap_err();
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = File::create(&path).unwrap();
+        let metadata = journal.metadata().unwrap();
+        // libtest would capture the output of the default hook without --nocapture.
+        let arguments = [
+            "--nocapture",
+            "--exact",
+            "telemetry::tests::a_panic_is_one_line_of_error_priority_in_the_journal",
+        ];
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(arguments)
+            .env(CHILD, "1")
+            .env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()))
+            .env_remove("RUST_BACKTRACE")
+            .stderr(journal)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        let log = std::fs::read_to_string(path).unwrap();
+        assert_eq!(log.lines().count(), 1, "{log}");
+        for part in ["<3>ERROR ", "intended\\npanic", "thread=\"worker\"", "location=src/telemetry.rs:"] {
+            assert!(log.contains(part), "{part}: {log}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that a crawl is compared with: the script that most people would write, and the
+//! The programs that a crawl is compared with: a simple script that upserts every group, and the
 //! database's own bulk load.
 
 use std::path::Path;

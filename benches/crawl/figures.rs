@@ -71,7 +71,7 @@ fn field(file: &str, name: &str) -> u64 {
 
 /// Returns the CPU seconds of a process, of its running children, and of its children that have
 /// ended.
-pub(crate) fn cpu_of_family(parent: u32) -> f64 {
+pub(crate) fn cpu_with_children(parent: u32) -> f64 {
     let mut ticks = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };

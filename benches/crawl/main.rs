@@ -1,5 +1,5 @@
 //! Measures the speed, the writes and the memory of a crawl. Compares them with the floor (fetching
-//! and parsing alone), a script that people would write by hand, and the database's own bulk load.
+//! and parsing alone), a simple script, and the database's own bulk load.
 //!
 //! `cargo bench --bench crawl` runs 100,000 and 1,000,000 groups on both engines and prints
 //! Markdown; docs/performance.md lists the options. Every phase, the simulated API and PostgreSQL

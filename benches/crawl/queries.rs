@@ -1,5 +1,5 @@
-//! Measures the queries of people, of the dashboard and of the metrics, on a million live groups, a
-//! year of hourly crawls and three million events. The rows are written by SQL, because a year of
+//! Measures the queries of readers, of the dashboard and of the metrics, on a million live groups,
+//! a year of hourly crawls and three million events. The rows are written by SQL, because a year of
 //! crawls would take too long.
 
 use std::time::Instant;
@@ -133,7 +133,7 @@ const QUERIES: [(&str, &str, [f64; 2]); 24] = [
     ("count of live_groups", "SELECT count(*) FROM live_groups", [1000.0; 2]),
 ];
 
-/// A connection that is not of this program's pools, as other programs have.
+/// A connection outside the program's pools, as other programs have.
 enum Reader {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
@@ -182,7 +182,7 @@ pub(crate) fn run_all(engines: &[Engine]) -> bool {
             fill(engine, &database).await;
             store.close().await;
         });
-        // Does the work of PostgreSQL's autovacuum.
+        // PostgreSQL's autovacuum would do this later.
         databases.vacuum_and_checkpoint("queries");
         println!("\n### {}\n", databases.title());
         runtime().block_on(async {
@@ -235,6 +235,7 @@ fn row(question: &str, rows: usize, times: &[f64], limit: f64) -> bool {
     slowest <= limit
 }
 
+/// Writes all rows.
 pub(crate) async fn fill(engine: Engine, database: &str) {
     for statement in ROWS {
         let sql = expand(statement, engine);

@@ -183,22 +183,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
         by_hand_cpu = Some(again.total_cpu());
     }
 
-    println!();
-    ratios(
-        "unchanged reaches",
-        "of the floor's groups/s",
-        pairs.iter().map(|(floor, own)| floor.wall / own.wall),
-    );
-    ratios(
-        "unchanged needs",
-        "times the floor's CPU seconds",
-        pairs.iter().map(|(floor, own)| own.total_cpu() / floor.total_cpu()),
-    );
-    ratios(
-        "first load takes",
-        &format!("times the time of {bulk}"),
-        loads.iter().map(|(own, bulk)| own.wall / bulk.wall),
-    );
+    print_ratios(&pairs, &loads, bulk);
     if let Some(by_hand) = by_hand_cpu {
         println!(
             "- unchanged needs {:.3} of the CPU seconds of the upsert by hand",
@@ -217,6 +202,26 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
     let what = if on_server { "table with its index" } else { "file" };
     println!("- {what}: {:.1} MB, {:.0} bytes a group", size as f64 / 1e6, size as f64 / groups as f64);
     unchanged.total_cpu()
+}
+
+/// Prints how unchanged crawls compare with the floor, and first loads with bulk loads.
+fn print_ratios(pairs: &[(Figures, Figures)], loads: &[(Figures, Figures)], bulk: &str) {
+    println!();
+    ratios(
+        "unchanged reaches",
+        "of the floor's groups/s",
+        pairs.iter().map(|(floor, own)| floor.wall / own.wall),
+    );
+    ratios(
+        "unchanged needs",
+        "times the floor's CPU seconds",
+        pairs.iter().map(|(floor, own)| own.total_cpu() / floor.total_cpu()),
+    );
+    ratios(
+        "first load takes",
+        &format!("times the time of {bulk}"),
+        loads.iter().map(|(own, bulk)| own.wall / bulk.wall),
+    );
 }
 
 fn upsert(databases: &Databases, url: &str, database: &str) -> Figures {

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 
-use crate::figures::cpu_of_family;
+use crate::figures::cpu_with_children;
 use crate::phases::runtime;
 
 /// Starts a server. Prints its folder and process id. When stdin is closed, stops the server and
@@ -33,11 +33,13 @@ echo "$server"
 cat >/dev/null
 "#;
 
+/// A running server. Dropping it stops the server.
 pub(crate) struct Server {
     folder: String,
     pid: u32,
     shell: Child,
-    alive: Option<ChildStdin>,
+    /// Closing this stops the server.
+    stdin: Option<ChildStdin>,
 }
 
 /// The CPU time and the log position of a server at one moment.
@@ -55,10 +57,10 @@ impl Server {
         let mut shell = as_ordinary_user();
         shell.args(["sh", "-c", SCRIPT, "bench"]).arg(programs).current_dir("/");
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let alive = shell.stdin.take();
+        let stdin = shell.stdin.take();
         let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
         let mut line = || lines.next().expect("a line from the server's script").unwrap();
-        Self { folder: line(), pid: line().parse().unwrap(), shell, alive }
+        Self { folder: line(), pid: line().parse().unwrap(), shell, stdin }
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
@@ -96,7 +98,7 @@ impl Server {
 
     pub(crate) fn usage(&self) -> Usage {
         let wal = self.number("postgres", "SELECT CAST(pg_current_wal_lsn() - '0/0' AS BIGINT)");
-        Usage { cpu: cpu_of_family(self.pid), wal }
+        Usage { cpu: cpu_with_children(self.pid), wal }
     }
 
     /// Returns the CPU seconds and the bytes of write-ahead log since an earlier moment.
@@ -108,7 +110,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.alive = None;
+        self.stdin = None;
         let _ = self.shell.wait();
     }
 }

@@ -17,8 +17,8 @@
     reason = "a program for developers that prints figures"
 )]
 
-mod life;
 mod scenarios;
+mod simulated_time;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -38,10 +38,10 @@ use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
-use crate::life::Life;
 use crate::scenarios::{SCENARIOS, Scenario, Server, UNCONFIGURED};
+use crate::simulated_time::SimulatedTime;
 
-/// One of this number of crawls is answered by a stale replica.
+/// One in this number of crawls is answered by a stale replica.
 const STALE_EVERY: u32 = 5;
 
 const VANISHED_IN_LAST_CRAWL: &str = "SELECT group_id FROM group_events WHERE event = 'vanished' \
@@ -103,17 +103,20 @@ fn row(
     )
 }
 
+/// The figures of one row of the table.
 #[derive(Default)]
 struct Figures {
+    /// Complete crawls.
     concluded: u32,
-    /// The number of groups that were asked about.
+    /// The number of groups that were looked up with `get_group_info`.
     asked: u64,
-    /// The number of groups that a crawl had no time to ask about.
+    /// The number of groups that a crawl had no time to look up.
     unasked: u64,
+    /// Groups that were marked deleted.
     marked: usize,
     /// Groups that were marked deleted although they existed.
     existing: usize,
-    /// Groups that were dissolved before a complete crawl, which did not mark them.
+    /// Groups that were dissolved before a complete crawl began and were not marked by it.
     late: usize,
     /// Seconds from the dissolution of a known group until it was first marked.
     delays: Vec<i64>,
@@ -142,8 +145,8 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
         )]
         api.create_many(name, (share * scenario.groups as f64).round() as usize);
     }
-    let life = Arc::new(Life::new(scenario, clock.clone()));
-    let hook = Arc::clone(&life);
+    let simulated_time = Arc::new(SimulatedTime::new(scenario, clock.clone()));
+    let hook = Arc::clone(&simulated_time);
     api.on_request(move |app, request| hook.on_request(app, request));
 
     let database = folder.path().join("groups.db");
@@ -163,7 +166,7 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
         figures.unasked += report.lookups.unasked;
         let marked = ids(&store, VANISHED_IN_LAST_CRAWL).await;
         figures.marked += marked.len();
-        life.with_dissolved(|dissolved| {
+        simulated_time.with_dissolved(|dissolved| {
             for id in marked {
                 let Some(at) = dissolved.get(&id) else {
                     figures.existing += 1;
@@ -178,10 +181,10 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
         if concluded {
             last_concluded = Some(report.started_at);
         }
-        life.pause(&api);
+        simulated_time.pause(&api);
     }
     let live = ids(&store, "SELECT group_id FROM live_groups").await;
-    life.with_dissolved(|dissolved| {
+    simulated_time.with_dissolved(|dissolved| {
         let never_marked = live.iter().filter(|id| !marked_before.contains(*id));
         let due = |at: &DateTime<Utc>| last_concluded.is_some_and(|start| *at < start);
         figures.late += never_marked.filter(|id| dissolved.get(*id).is_some_and(due)).count();

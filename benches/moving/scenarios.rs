@@ -11,15 +11,15 @@ pub(crate) const UNCONFIGURED: &str = "Chess";
 const MINUTE: TimeDelta = TimeDelta::seconds(60);
 const HOUR: TimeDelta = TimeDelta::seconds(3600);
 /// The pause with which four crawls of 14 seconds take ten minutes.
-const TEN_MINUTES_IN_FOUR: TimeDelta = TimeDelta::seconds(136);
+const PAUSE_FOR_FOUR_IN_TEN_MINUTES: TimeDelta = TimeDelta::seconds(136);
 
 /// The behaviour of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     /// Every answer is current.
     Current,
-    /// `get_group_info` answers 10015 for groups that do not exist.
-    IllegalIds,
+    /// `get_group_info` answers 10015, not 10010, for groups that do not exist.
+    Absent10015,
     /// Every TotalCount is a minute old.
     LateCounts,
     /// A replica that lags ten minutes behind answers every list request of each fifth crawl.
@@ -65,7 +65,7 @@ pub(crate) struct Scenario {
 impl Scenario {
     pub(crate) fn settings(&self, (order, cursor): (Order, Cursor)) -> Settings {
         let absent = match self.server {
-            Server::IllegalIds => AbsentCodes::all(10015),
+            Server::Absent10015 => AbsentCodes::all(10015),
             _ => AbsentCodes::default(),
         };
         Settings { listing: Listing { order, cursor }, absent, ..Settings::default() }
@@ -123,26 +123,26 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
     Scenario {
         name: "every fifth crawl: stale lists",
         server: Server::StaleLists,
-        pause: TEN_MINUTES_IN_FOUR,
+        pause: PAUSE_FOR_FOUR_IN_TEN_MINUTES,
         ..USUAL
     },
     Scenario {
         name: "one page in five is stale",
         server: Server::StalePages,
-        pause: TEN_MINUTES_IN_FOUR,
+        pause: PAUSE_FOR_FOUR_IN_TEN_MINUTES,
         ..USUAL
     },
-    Scenario { name: "10015 for absent groups", server: Server::IllegalIds, ..USUAL },
+    Scenario { name: "10015 for absent groups", server: Server::Absent10015, ..USUAL },
     Scenario {
         name: "every fifth crawl: stale info",
         server: Server::StaleInfo,
-        pause: TEN_MINUTES_IN_FOUR,
+        pause: PAUSE_FOR_FOUR_IN_TEN_MINUTES,
         ..USUAL
     },
     Scenario {
         name: "every fifth crawl: stale lists and info",
         server: Server::StaleApi,
-        pause: TEN_MINUTES_IN_FOUR,
+        pause: PAUSE_FOR_FOUR_IN_TEN_MINUTES,
         ..USUAL
     },
     // Every group is replaced within 45 minutes. The list has one page, so its order does not

@@ -331,9 +331,9 @@ COMMENT ON COLUMN tim.crawls.held_count IS
 COMMENT ON COLUMN tim.crawls.asked IS
     'Groups that no list contained and that get_group_info was asked about (deletion.confirm).';
 COMMENT ON COLUMN tim.crawls.confirmed IS
-    'Groups of asked that do not exist, by the answers.';
+    'The part of asked that does not exist, according to the answers.';
 COMMENT ON COLUMN tim.crawls.unlearned IS
-    'Groups of asked without a usable answer. They are missing, and a later crawl asks again.';
+    'The part of asked for which there was no usable answer. These groups are missing, and a later crawl asks again.';
 COMMENT ON COLUMN tim.crawls.unasked IS
     'Groups that no list contained and that get_group_info was not asked about: the time for questions had ended, or the API throttled or refused the call. A later crawl asks.';
 COMMENT ON COLUMN tim.crawls.withheld_confirmed IS

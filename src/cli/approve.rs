@@ -32,34 +32,37 @@ pub(super) struct Approve {
 impl Approve {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = setup.opened(Store::open_existing(&database_location(&config)?).await?);
+        let store = setup.close_at_end(Store::open_existing(&database_location(&config)?).await?);
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
-        let (held, sdk_app_id) = find(&store, crawl).await?;
-        if held.withheld == 0 {
+        let (deletions, sdk_app_id) = find(&store, crawl).await?;
+        if deletions.withheld == 0 {
             return Err(refused(format!(
                 "crawl {crawl} of {} withheld no deletions; `tim-group-sync status` names the \
                  crawls that did",
-                held.app
+                deletions.app
             )));
         }
-        let which = if self.confirmed { Approval::Confirmed } else { Approval::All };
+        let approval = if self.confirmed { Approval::Confirmed } else { Approval::All };
         // A running crawl has read the withheld groups as live, so the approval waits for its end.
         let waiting = |waits| {
             if waits == 0 {
-                message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
+                message(format_args!("{} is being crawled; waiting for the crawl to finish", deletions.app));
             }
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let approving = async {
-            let groups = store.held_groups(&held, crawl, which).await?;
+            let groups = store.held_groups(&deletions, crawl, approval).await?;
             if !groups.is_empty() && !self.dry_run {
                 let now = setup.clock.now();
-                store.approve(&lease, &held, (crawl, which), now, day(&config, sdk_app_id, now)).await?;
+                store
+                    .approve(&lease, &deletions, (crawl, approval), now, day(&config, sdk_app_id, now))
+                    .await?;
             }
             Ok(groups)
         };
-        // The lease is renewed meanwhile, because millions of groups may take longer than it lasts.
+        // Renews the lease meanwhile, because an approval of millions of groups may take longer than
+        // a lease lasts.
         let approved = lease.run_while_held(approving).await.flatten();
         lease.release_unused().await;
         let groups = approved?;
@@ -78,14 +81,14 @@ impl Approve {
         let confirmed = groups.iter().filter(|(_, confirmed)| *confirmed).count();
         let ids: Vec<&str> = groups.iter().map(|(id, _)| id.as_str()).collect();
         let result = json!({
-            "app": held.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
+            "app": deletions.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
             "groups": groups.len(), "confirmed": confirmed, "group_ids": ids,
         });
         let count = text::count(groups.len() as u64, "group");
         let of_them = format!("{} of them confirmed by get_group_info", text::number(confirmed as u64));
         let exit = self.output.print(Exit::Done, result, |out| {
             if !self.dry_run {
-                return writeln!(out, "{}: {count} marked deleted, {of_them}", held.app);
+                return writeln!(out, "{}: {count} marked deleted, {of_them}", deletions.app);
             }
             ids.iter().try_for_each(|group| writeln!(out, "{}", one_line(group)))
         })?;
@@ -98,13 +101,13 @@ impl Approve {
 
 /// Returns the crawl with this id, and its app.
 pub(super) async fn find(store: &Store, crawl: CrawlId) -> Result<(CrawlDeletions, SdkAppId), Failure> {
-    let Some(held) = store.crawl_deletions(crawl).await? else {
+    let Some(deletions) = store.crawl_deletions(crawl).await? else {
         return Err(refused(format!(
             "there is no crawl {crawl}; `tim-group-sync status` shows the last ones"
         )));
     };
-    match held.sdk_app_id() {
-        Some(sdk_app_id) => Ok((held, sdk_app_id)),
+    match deletions.sdk_app_id() {
+        Some(sdk_app_id) => Ok((deletions, sdk_app_id)),
         None => Err(refused(format!("the database has no valid SDKAppID for crawl {crawl}"))),
     }
 }

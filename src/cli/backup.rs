@@ -31,7 +31,7 @@ impl Backup {
         if let DatabaseLocation::Postgres(database) = &location {
             return Err(database.backup_by_server().into());
         }
-        let store = setup.opened(Store::open_to_read(&location).await?);
+        let store = setup.close_at_end(Store::open_to_read(&location).await?);
         let made = store.backup(&self.file, self.replace).await?;
         let file = self.file.display();
         let result = json!({

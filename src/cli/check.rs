@@ -20,9 +20,9 @@ pub(super) struct Check {
     /// Print the configuration in effect and where each value comes from, with secrets masked
     #[arg(long)]
     show_config: bool,
-    /// After the checks, ask the API what its documentation leaves open, with read-only requests,
-    /// and print a table of the answers, without group ids and secrets. The results of the checks
-    /// go to stderr
+    /// After the checks, test undocumented behaviour of the API with read-only requests, and print
+    /// a table of the results, without group ids and secrets. The results of the checks go to
+    /// stderr
     #[arg(long, conflicts_with_all = ["no_environment", "show_config"])]
     probe: bool,
     /// Time between the two requests with the same `Next`
@@ -47,7 +47,7 @@ impl Check {
             Ok(config) if self.probe => {
                 return probe::run(setup, &config, self.probe_wait, self.output).await;
             }
-            Ok(config) => checks::examine(setup, &config).await?.0,
+            Ok(config) => checks::run_checks(setup, &config).await?.0,
             Err(failure) => of_problems(failure)?,
         };
         let exit = checks::worst(&findings);

@@ -24,7 +24,7 @@ use crate::tencent::{ApiError, Client};
 /// How long a transient failure is retried. The time is short, because the user waits for the
 /// result.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(15);
-/// Maximum pause after a request without a lease.
+/// Maximum pause after a request that was made without a lease.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How long a check waits for the end of a running crawl.
 pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
 pub(super) struct Finding {
     #[serde(skip)]
     exit: Exit,
-    /// `ok`, `warn`, `busy` or `FAIL`.
+    /// `ok`, `warn`, `busy` or `FAIL`, as it is printed.
     outcome: &'static str,
     /// What was checked: `configuration`, `database`, or the name of an app.
     what: String,
@@ -77,7 +77,7 @@ pub(super) fn of_config(setup: &Setup, config: &Config) -> Result<Finding, Failu
 }
 
 /// Checks everything that a crawl needs. Also returns the database, if its tables are up to date.
-pub(super) async fn examine(
+pub(super) async fn run_checks(
     setup: &Setup,
     config: &Config,
 ) -> Result<(Vec<Finding>, Option<Store>), Failure> {
@@ -149,7 +149,7 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
         return None;
     }
     let opened = async {
-        let store = setup.opened(Store::open_existing(&location).await?);
+        let store = setup.close_at_end(Store::open_existing(&location).await?);
         let tables = match store.check_migrated().await {
             Err(StoreError::NotMigrated | StoreError::Older { .. }) if config.database.auto_migrate => {
                 store.check_migratable().await.map(|()| false)
@@ -268,7 +268,8 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
     let mut caller = Caller::new(client, &pacer, retries, InfoSettings::default(), |_| ());
     let counted = if let Some(lease) = lease {
-        // The lease is renewed meanwhile, because a request with its retries may take longer.
+        // Renews the lease meanwhile, because a request with its retries may take longer than a
+        // lease lasts.
         let counted = lease.run_while_held(caller.count_app()).await;
         lease.release(setup.clock.now(), app.request_interval).await;
         counted

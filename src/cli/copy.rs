@@ -64,16 +64,16 @@ impl Copy {
         let password_file = self.password_file.clone().map(|path| SecretFile { path, is_credential: false });
         let database = config::Database { url: self.target()?, password_file, ..config.database.clone() };
         let target = database_location(&Config { database, ..config.clone() })?;
-        let store = setup.opened(Store::open_existing(&source).await?);
+        let store = setup.close_at_end(Store::open_existing(&source).await?);
         store.check_migrated().await?;
-        // The leases keep crawls from ending while the rows are read.
+        // While the leases are held, no crawl can change the rows that are read.
         let waiting =
             |app| message(format_args!("SDKAppID {app} is being crawled; waiting for the crawl to finish"));
         let leases = store.lease_all(waiting).await?;
-        let mut shown = ProgressDisplay::new();
-        let copying = Box::pin(store.copy_to(&target, |progress| shown.show(progress)));
+        let mut display = ProgressDisplay::new();
+        let copying = Box::pin(store.copy_to(&target, |progress| display.show(progress)));
         let copied = Lease::run_while_all_held(&leases, copying).await.flatten();
-        shown.bar.finish_and_clear();
+        display.bar.finish_and_clear();
         for lease in leases {
             lease.release_unused().await;
         }
@@ -102,7 +102,7 @@ impl Copy {
 /// The progress of a copy: a bar on a terminal, a line every [`LINE_INTERVAL`] elsewhere.
 struct ProgressDisplay {
     bar: ProgressBar,
-    line: Instant,
+    last_line_at: Instant,
 }
 
 impl ProgressDisplay {
@@ -111,7 +111,7 @@ impl ProgressDisplay {
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("━╸─");
         let bar = if io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
-        Self { bar: bar.with_style(style), line: Instant::now() }
+        Self { bar: bar.with_style(style), last_line_at: Instant::now() }
     }
 
     fn show(&mut self, progress: CopyProgress) {
@@ -120,9 +120,9 @@ impl ProgressDisplay {
         self.bar.set_length(total);
         self.bar.set_position(done);
         self.bar.set_message(format!("{step} {table}"));
-        if self.bar.is_hidden() && self.line.elapsed() >= LINE_INTERVAL {
+        if self.bar.is_hidden() && self.last_line_at.elapsed() >= LINE_INTERVAL {
             message(format_args!("{step} {table}: {} of the work done", percent(done, total)));
-            self.line = Instant::now();
+            self.last_line_at = Instant::now();
         }
     }
 }

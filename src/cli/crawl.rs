@@ -103,7 +103,7 @@ impl CrawlArgs {
         let error = error_of_all(&outcomes, is_stopped, Exit::of_crawl, |report| report.reason.as_ref());
         let ended = (exit_unless_stopped(lifecycle, exit), error);
         self.output.print_outcome(ended, as_json(&config, &outcomes), |out| {
-            outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", sentence(app, outcome)))
+            outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", summary(app, outcome)))
         })
     }
 }
@@ -113,8 +113,8 @@ fn exit_unless_stopped(lifecycle: &Lifecycle, exit: Exit) -> Exit {
     lifecycle.stopped_by().map_or(exit, Exit::Stopped)
 }
 
-/// An app's crawler, or why there is none. An app without a key does not prevent the crawls of
-/// others.
+/// An app's crawler, or the failure to create it. An app whose key cannot be read does not prevent
+/// the crawls of others.
 pub(super) struct Attempt {
     app: String,
     crawler: Result<Arc<Crawler>, Failure>,
@@ -152,8 +152,9 @@ pub(super) fn exit_of_all<R>(outcomes: &[(String, Outcome<R>)], exit: impl Fn(&R
     Exit::worst(outcomes.iter().map(|(_, outcome)| exit(outcome)))
 }
 
-/// Returns why apps were not crawled successfully, in one sentence, or `None` if all were.
-/// `is_stopped`: a signal stopped the command, which is recorded as the reason of a crawl.
+/// Returns why apps were not crawled successfully, in one sentence, or `None` if all were. If a
+/// signal stopped the command (`is_stopped`), a crawl with a reason is not successful even if its
+/// exit code is 0.
 fn error_of_all<'o, R>(
     outcomes: &'o [(String, Outcome<R>)],
     is_stopped: bool,
@@ -205,12 +206,12 @@ async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + 
 ) -> Vec<(String, Outcome<R>)> {
     let mut crawls = JoinSet::new();
     let mut indexes = HashMap::new();
-    let mut shown = Vec::new();
+    let mut progresses = Vec::new();
     let mut outcomes: Vec<(String, Option<Outcome<R>>)> = Vec::new();
     for (index, Attempt { app, crawler }) in attempts.into_iter().enumerate() {
         let outcome = match crawler {
             Ok(crawler) => {
-                shown.push((app.clone(), crawler.progress()));
+                progresses.push((app.clone(), crawler.progress()));
                 let task = crawls.spawn(crawl(crawler, stop.soft().clone()));
                 indexes.insert(task.id(), index);
                 None
@@ -232,13 +233,13 @@ async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + 
     };
     tokio::select! {
         () = all_ended => {}
-        () = progress::show(shown) => {}
+        () = progress::show(progresses) => {}
     }
     outcomes.into_iter().filter_map(|(app, outcome)| Some((app, outcome?))).collect()
 }
 
 /// Returns a summary of a crawl, with its reason on a second line if it has one.
-pub(super) fn sentence(app: &str, outcome: &Outcome<CrawlReport>) -> String {
+pub(super) fn summary(app: &str, outcome: &Outcome<CrawlReport>) -> String {
     let report = match outcome {
         Ok(report) => report,
         Err(failure) => return not_crawled(app, failure),
@@ -263,9 +264,9 @@ pub(super) fn sentence(app: &str, outcome: &Outcome<CrawlReport>) -> String {
     .filter(|(groups, _)| *groups > 0)
     .map(|(groups, what)| format!("{} {what}", text::number(groups)))
     .collect();
-    let first = report.first_listed.saturating_sub(events.appeared.unsigned_abs());
-    if first > 0 {
-        changes.insert(0, format!("{} listed for the first time", text::number(first)));
+    let baseline = report.first_listed.saturating_sub(events.appeared.unsigned_abs());
+    if baseline > 0 {
+        changes.insert(0, format!("{} listed for the first time", text::number(baseline)));
     }
     let changes = if changes.is_empty() { "nothing changed".to_owned() } else { changes.join(", ") };
     let reason = match (&report.reason, report.status) {
@@ -329,9 +330,9 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
         .collect()
 }
 
-/// Opens the database for a dry run, which writes only the lease. On PostgreSQL the lease is a row,
-/// so the connection must be writable. Before the first crawl there are no tables, so the dry run
-/// uses an empty temporary database, which exists as long as the returned folder.
+/// Opens the database for a dry run, which writes nothing but the lease. On PostgreSQL the lease is
+/// a row, so the connection must be writable. Before the first crawl there are no tables. Then the
+/// dry run uses an empty temporary database, which exists as long as the returned folder.
 async fn open_for_dry_run(
     setup: &Setup,
     location: &DatabaseLocation,
@@ -341,7 +342,7 @@ async fn open_for_dry_run(
         DatabaseLocation::Postgres(_) => Store::open_existing(location).await,
     };
     let tables = match opened {
-        Ok(store) => setup.opened(store.clone()).check_migrated().await.map(|()| store),
+        Ok(store) => setup.close_at_end(store.clone()).check_migrated().await.map(|()| store),
         Err(error) => Err(error),
     };
     match tables {
@@ -354,8 +355,8 @@ async fn open_for_dry_run(
     }
 }
 
-/// Prints a line for each group that would change, and then a summary. Groups of a first list are
-/// only counted.
+/// Prints a line for each group that would change, and then a summary. Groups of a baseline have no
+/// line; the summary counts them.
 fn print_dry_run(out: &mut dyn Write, app: &str, outcome: &Outcome<DryRun>) -> std::io::Result<()> {
     let dry_run = match outcome {
         Ok(dry_run) => dry_run,

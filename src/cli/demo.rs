@@ -10,7 +10,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 
-use super::crawl::{Attempt, crawl_all, exit_of_all, sentence};
+use super::crawl::{Attempt, crawl_all, exit_of_all, summary};
 use super::exit::{Exit, Failure};
 use super::output::print_line;
 use super::setup::location_from_url;
@@ -139,7 +139,7 @@ impl Demo {
             let attempt = Attempt::from(Arc::clone(&crawler));
             let outcomes = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
             for (app, outcome) in &outcomes {
-                print_line(format_args!("  {}\n", sentence(app, outcome)))?;
+                print_line(format_args!("  {}\n", summary(app, outcome)))?;
             }
             exits.push(exit_of_all(&outcomes, Exit::of_crawl));
             if lifecycle.stop().soft().is_cancelled() {
@@ -158,15 +158,15 @@ impl Demo {
 /// A description of a change, and the function that makes it.
 type Change<'a> = (&'static str, Box<dyn Fn() + 'a>);
 
-/// Returns the change to make before each crawl. `few` is 1 % of the groups.
-fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
+/// Returns the change to make before each crawl.
+fn changes(api: &Simulator, one_percent: usize) -> [Change<'_>; 4] {
     [
         ("First crawl: every group is listed for the first time.", Box::new(|| ())),
         (
             "1 % of the groups are dissolved and as many are created.",
             Box::new(move || {
-                api.dissolve_some(few);
-                api.create_many("Public", few);
+                api.dissolve_some(one_percent);
+                api.create_many("Public", one_percent);
             }),
         ),
         ("Nothing changes. This crawl writes no group.", Box::new(|| ())),
@@ -195,15 +195,15 @@ async fn show_results(store: &Store, database: &DatabaseLocation) -> Result<(), 
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         print_line(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
     }
-    let place = describe(database);
+    let location = describe(database);
     match database {
         DatabaseLocation::Sqlite(_) => {
             print_line(format_args!(
-                "The data is in {place}: sqlite3 {place} 'SELECT * FROM groups LIMIT 5'"
+                "The data is in {location}: sqlite3 {location} 'SELECT * FROM groups LIMIT 5'"
             ))?;
         }
         DatabaseLocation::Postgres(_) => {
-            print_line(format_args!("The data is in {place}: SELECT * FROM {SCHEMA}.groups LIMIT 5;"))?;
+            print_line(format_args!("The data is in {location}: SELECT * FROM {SCHEMA}.groups LIMIT 5;"))?;
             print_line(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
         }
     }
@@ -241,7 +241,7 @@ async fn serve(
     let database = watch::Sender::new(Database::Open(store.clone()));
     let mut daemon = Daemon::new(&clock, lifecycle, systemd, database.subscribe());
     let (address, health) = (listener.address().clone(), daemon.health());
-    let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
+    let pages = dashboard::routes(health.database(), health.apps(), clock.clone());
     lifecycle.supervise(
         "the dashboard",
         listener.serve(pages, AllowedHosts::of(&address, &[]), lifecycle.stop().soft().clone()),
@@ -305,8 +305,8 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
     ))
 }
 
-/// Removes the database of an earlier demo. Fails if the file is anything else, or if a demo that
-/// runs now uses it.
+/// Removes the database of an earlier demo. Fails if the file is anything else, or if a running demo
+/// uses it.
 async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     match Store::remove_file_of(path, APP, HOST).await {
         Ok(true) => Ok(()),
@@ -330,12 +330,12 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Removes the schemas of an earlier demo. Fails if they contain anything else, or if a demo that
-/// runs now uses them.
+/// Removes the schemas of an earlier demo. Fails if they contain anything else, or if a running demo
+/// uses them.
 async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
     let mut checks = 1;
     while store.is_used_by_another_demo(SESSION).await? {
-        // The server shows the sessions of a demo that has just ended for a moment.
+        // For a moment, the server still lists the sessions of a demo that has just ended.
         if checks == SESSION_CHECKS {
             let error =
                 anyhow::anyhow!("another demo is using the schema {SCHEMA} of {database}; stop it first");

@@ -91,7 +91,7 @@ impl Events {
         loop {
             match self.print_after(store, app, after, with_header).await? {
                 Printed::Closed => return Ok(()),
-                Printed::Upto { last, full } => {
+                Printed::UpTo { last, full } => {
                     after = last.unwrap_or(after);
                     with_header = false;
                     if !full {
@@ -120,10 +120,10 @@ impl Events {
                 )));
             }
         };
-        let full = i64::try_from(events.len()).is_ok_and(|found| found == self.limit);
+        let full = i64::try_from(events.len()).is_ok_and(|events| events == self.limit);
         let last = events.last().map(|event| event.event_id);
         match self.write(&mut io::stdout().lock(), app, &events, with_header) {
-            Ok(()) => Ok(Printed::Upto { last, full }),
+            Ok(()) => Ok(Printed::UpTo { last, full }),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Printed::Closed),
             Err(error) => {
                 let error = anyhow::Error::from(error).context("cannot write to stdout");
@@ -161,12 +161,12 @@ impl Events {
     }
 
     /// Returns the app if exactly one has this name or SDKAppID.
-    fn find(&self, mut called: Vec<KnownApp>) -> Result<KnownApp, Failure> {
-        match (called.pop(), called.is_empty()) {
+    fn find(&self, mut found: Vec<KnownApp>) -> Result<KnownApp, Failure> {
+        match (found.pop(), found.is_empty()) {
             (Some(app), true) => Ok(app),
             (Some(app), false) => {
-                called.push(app);
-                let ids = called.iter().filter_map(KnownApp::sdk_app_id).map(|id| id.to_string());
+                found.push(app);
+                let ids = found.iter().filter_map(KnownApp::sdk_app_id).map(|id| id.to_string());
                 Err(refused(format!(
                     "several apps are called {}: name one by its SDKAppID ({})",
                     self.app,
@@ -185,7 +185,7 @@ impl Events {
 enum Printed {
     /// The reader has closed stdout.
     Closed,
-    Upto {
+    UpTo {
         last: Option<i64>,
         /// The batch reached the limit, so more events may follow.
         full: bool,

@@ -33,7 +33,7 @@ pub(super) struct Forget {
 impl Forget {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = setup.opened(Store::open_existing(&database_location(&config)?).await?);
+        let store = setup.close_at_end(Store::open_existing(&database_location(&config)?).await?);
         store.check_migrated().await?;
         let (app, sdk_app_id) = self.find(&config, store.find_apps(&self.app).await?)?;
         let row_counts = store.row_counts(app.id()).await?;

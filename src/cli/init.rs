@@ -18,8 +18,8 @@ use super::hidden;
 use super::output::{Output, message, prompt, warning};
 use super::setup::Setup;
 use crate::config::{
-    APP_NAME_RULE, Config, NewConfigLocation, SecretFile, UNUSUAL_KEY, did_you_mean, is_app_name,
-    not_part_of_a_key,
+    APP_NAME_RULE, Config, NewConfigLocation, SecretFile, UNUSUAL_KEY, did_you_mean, invalid_key_content,
+    is_app_name,
 };
 use crate::model::SdkAppId;
 use crate::tencent::region::Region;
@@ -94,7 +94,7 @@ impl Init {
                 "to use it, pass it with --secret-key-file; or choose another --name",
             )?;
         }
-        // Without a terminal, missing options cannot be asked for.
+        // Without a terminal, init cannot ask for the values of missing options.
         self.refuse_missing(io::stdin().is_terminal())?;
         let given_key = given.map(read_key).transpose()?;
         let sdk_app_id = match self.sdk_app_id {
@@ -143,7 +143,7 @@ impl Init {
 
     /// Checks the configuration that was written.
     pub(super) async fn check(self, setup: &Setup) -> Result<Exit, Failure> {
-        let (findings, _) = checks::examine(setup, &setup.config_for_command()?).await?;
+        let (findings, _) = checks::run_checks(setup, &setup.config_for_command()?).await?;
         let exit = checks::worst(&findings);
         let written = self.written.expect("the files are written before they are checked");
         let result = serde_json::json!({
@@ -210,11 +210,11 @@ fn toml_text(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn refuse_existing(path: &Path, instead: &str) -> Result<(), Failure> {
+fn refuse_existing(path: &Path, remedy: &str) -> Result<(), Failure> {
     match path.symlink_metadata() {
         Ok(_) => {
             let error =
-                anyhow::anyhow!("{} exists, and init does not overwrite it: {instead}", path.display());
+                anyhow::anyhow!("{} exists, and init does not overwrite it: {remedy}", path.display());
             Err(Failure::new(Exit::Failed, error))
         }
         Err(_) => Ok(()),
@@ -226,7 +226,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 fn read_key(file: &Path) -> Result<SecretKey, Failure> {
-    let read = SecretFile { path: file.to_owned(), is_credential: false }.read_key()?;
+    let read = SecretFile { path: file.to_owned(), is_credential: false }.read_key("--secret-key-file")?;
     read.warnings.iter().for_each(|text| warning(text));
     Ok(read.key)
 }
@@ -293,7 +293,7 @@ fn ask_key() -> Result<SecretKey, Failure> {
             message(format_args!("a key is not empty"));
             continue;
         }
-        if let Some(what) = not_part_of_a_key(text) {
+        if let Some(what) = invalid_key_content(text) {
             message(format_args!("a key contains no {what}: paste it again"));
             continue;
         }

@@ -26,7 +26,7 @@ impl Migrate {
             to_stdout(|out| write!(out, "{sql}"))?;
             return Ok(Exit::Done);
         }
-        let store = setup.opened(Store::open(&location).await?);
+        let store = setup.close_at_end(Store::open(&location).await?);
         store.migrate().await?;
         let result = serde_json::json!({ "database": location.to_string(), "up_to_date": true });
         self.output.print(Exit::Done, result, |out| writeln!(out, "{location}: the tables are up to date"))
@@ -37,7 +37,7 @@ impl Migrate {
 /// of all migrations, because the administrator may create the database with it.
 async fn pending_sql(setup: &Setup, location: &DatabaseLocation) -> Result<String, Failure> {
     match Store::open_to_read(location).await {
-        Ok(store) => Ok(setup.opened(store).pending_sql().await?),
+        Ok(store) => Ok(setup.close_at_end(store).pending_sql().await?),
         Err(StoreError::Absent { .. }) => Ok(Store::migration_sql(location)),
         Err(error @ StoreError::Open { .. }) => {
             let why = with_causes(&error);

@@ -43,7 +43,8 @@ impl Output {
         self.print_outcome((exit, None), result, text)
     }
 
-    /// Prints a result whose text also says what failed. In JSON, `error` says it. Returns `exit`.
+    /// Prints a result whose text includes the error. In JSON, the error is a separate field. Returns
+    /// `exit`.
     pub(super) fn print_outcome(
         self,
         (exit, error): (Exit, Option<String>),
@@ -58,7 +59,8 @@ impl Output {
         Ok(exit)
     }
 
-    /// Prints a result together with an error. Returns the exit code.
+    /// Prints an error to stderr, and a result to stdout. The JSON document contains both. Returns
+    /// `exit`.
     pub(super) fn print_with_error(
         self,
         (exit, error): (Exit, String),

@@ -47,7 +47,7 @@ async fn bars(crawls: Vec<(String, watch::Receiver<Progress>)>) {
         for (bar, progress, has_begun) in &mut shown {
             let progress = progress.borrow_and_update().clone();
             if progress.step == Step::Idle {
-                // A finished bar cannot be shown again. So it is finished only after the crawl has
+                // A finished bar cannot be shown again, so a bar is finished only if its crawl has
                 // begun.
                 if *has_begun {
                     bar.finish_and_clear();

@@ -23,8 +23,8 @@ use crate::publish;
 use crate::telemetry;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
 
-/// Maximum time that the start waits for the database before READY. Within it, a reachable server
-/// reports a wrong configuration.
+/// Maximum time that the start waits for the database before READY. A reachable server reports a
+/// wrong configuration within this time.
 const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time after the end of the reload loop at which the program stops waiting for the database to
 /// close.
@@ -41,9 +41,9 @@ impl Run {
     pub(super) async fn run(self, setup: &Setup, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
         let config = Arc::new(setup.config()?);
         let systemd = Systemd::from_environment();
-        // Checks that can refuse the start come before the first task, so that a refused start logs
-        // only its reason. Failures with exit code 78 require a change of the configuration. They
-        // must come before READY.
+        // All checks that can refuse the start are made before the first task starts, so that a
+        // refused start logs only its reason. Failures that require a change of the configuration
+        // (exit code 78) must occur before READY.
         let listeners = Listeners::bind(&config).await?;
         require_a_readable_key(&config)?;
         let (location, opened) = (database_location(&config)?, Arc::clone(&config));
@@ -182,15 +182,15 @@ impl Reloading<'_> {
             let names: Vec<&str> = chosen.iter().map(|app| app.name.as_str()).collect();
             names.join(", ")
         };
-        let other = |apps: &[App], app: &App| apps.iter().find(|other| other.name == app.name).cloned();
-        let added = new.apps.iter().filter(|app| other(&before.apps, app).is_none()).collect();
-        let removed = before.apps.iter().filter(|app| other(&new.apps, app).is_none()).collect();
+        let find_in = |apps: &[App], app: &App| apps.iter().find(|other| other.name == app.name).cloned();
+        let added = new.apps.iter().filter(|app| find_in(&before.apps, app).is_none()).collect();
+        let removed = before.apps.iter().filter(|app| find_in(&new.apps, app).is_none()).collect();
         let changed = new
             .apps
             .iter()
             .filter(|app| {
-                let before_it = other(&before.apps, app);
-                before_it.is_some_and(|old| old != **app || before.retention != new.retention)
+                let previous = find_in(&before.apps, app);
+                previous.is_some_and(|previous| previous != **app || before.retention != new.retention)
             })
             .collect();
         // Applied before the log line is written, because a reader of the line may request a crawl
@@ -321,14 +321,14 @@ impl Listeners {
         if let Some((listener, hosts)) = self.metrics {
             info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
             warn_if_remote("metrics.listen", &listener);
-            let pages = health::pages(daemon.health(), Arc::clone(metrics));
+            let pages = health::routes(daemon.health(), Arc::clone(metrics));
             lifecycle.supervise("the metrics listener", listener.serve(pages, hosts, stop.clone()));
         }
         if let Some((listener, hosts)) = self.dashboard {
             info!(address = %listener.address(), "serving the dashboard");
             warn_if_remote("dashboard.listen", &listener);
             let health = daemon.health();
-            let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
+            let pages = dashboard::routes(health.database(), health.apps(), clock.clone());
             lifecycle.supervise("the dashboard", listener.serve(pages, hosts, stop.clone()));
         }
     }

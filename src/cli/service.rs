@@ -19,8 +19,10 @@ const MAX_ANSWER: u64 = 64 * 1024;
 
 /// Returns the problems that the service reports. If the service does not answer, that is the only
 /// problem. Returns nothing without `metrics.listen`.
-pub(super) async fn ask_service(listener: Option<&Listener>) -> Vec<String> {
-    let Some(address) = listener.and_then(|listener| reachable(&listener.address)) else { return Vec::new() };
+pub(super) async fn service_problems(listener: Option<&Listener>) -> Vec<String> {
+    let Some(address) = listener.and_then(|listener| connect_address(&listener.address)) else {
+        return Vec::new();
+    };
     match timeout(ANSWER_TIMEOUT, ready_page(&address)).await {
         Ok(Ok(answer)) => match problems(&answer) {
             Some(problems) => problems,
@@ -42,7 +44,7 @@ pub(super) async fn ask_service(listener: Option<&Listener>) -> Vec<String> {
 
 /// Returns the address to connect to: loopback for a listener on all addresses. `None` if the
 /// configuration has port 0.
-fn reachable(address: &ListenAddress) -> Option<ListenAddress> {
+fn connect_address(address: &ListenAddress) -> Option<ListenAddress> {
     let ListenAddress::Tcp(mut address) = *address else { return Some(address.clone()) };
     match address.ip() {
         IpAddr::V4(all) if all.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -59,8 +61,8 @@ async fn ready_page(address: &ListenAddress) -> io::Result<String> {
     }
 }
 
-/// Sends the request and returns the response. An HTTP client would apply proxy settings and load
-/// CA certificates.
+/// Sends the request and returns the response. Uses no HTTP client, because that would apply proxy
+/// settings and load CA certificates.
 async fn get(
     mut connection: impl AsyncRead + AsyncWrite + Unpin,
     address: Option<SocketAddr>,
@@ -97,11 +99,11 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_all_addresses_is_asked_on_loopback() {
-        let asked = |address: &str| reachable(&ListenAddress::Tcp(address.parse().unwrap()));
-        assert_eq!(asked("0.0.0.0:9878").unwrap().to_string(), "127.0.0.1:9878");
-        assert_eq!(asked("[::]:9878").unwrap().to_string(), "[::1]:9878");
-        assert_eq!(asked("192.0.2.7:9878").unwrap().to_string(), "192.0.2.7:9878");
-        assert_eq!(asked("127.0.0.1:0"), None);
+    fn a_listener_on_all_addresses_is_queried_on_loopback() {
+        let queried = |address: &str| connect_address(&ListenAddress::Tcp(address.parse().unwrap()));
+        assert_eq!(queried("0.0.0.0:9878").unwrap().to_string(), "127.0.0.1:9878");
+        assert_eq!(queried("[::]:9878").unwrap().to_string(), "[::1]:9878");
+        assert_eq!(queried("192.0.2.7:9878").unwrap().to_string(), "192.0.2.7:9878");
+        assert_eq!(queried("127.0.0.1:0"), None);
     }
 }

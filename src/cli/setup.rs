@@ -1,4 +1,5 @@
-//! Builds the parts of the program from the configuration. No other code does.
+//! Creates crawlers, API clients, databases and notification receivers from the configuration. All
+//! commands with a configuration get them from here.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,12 +36,17 @@ pub(super) struct Setup {
     pub(super) environment: Environment,
     pub(super) clock: Clock,
     /// The databases that are closed at the end of the command.
-    opened: Arc<Mutex<Vec<Store>>>,
+    open_databases: Arc<Mutex<Vec<Store>>>,
 }
 
 impl Setup {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self { file, environment: Environment::of_process(), clock: Clock::system(), opened: Arc::default() }
+        Self {
+            file,
+            environment: Environment::of_process(),
+            clock: Clock::system(),
+            open_databases: Arc::default(),
+        }
     }
 
     /// Reads the configuration and starts logging with its settings.
@@ -97,19 +103,19 @@ impl Setup {
     /// Opens the configured database for writing. With `auto_migrate`, brings its tables up to
     /// date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
-        Ok(self.opened(open(&database_location(config)?, config, Opening::First).await?))
+        Ok(self.close_at_end(open(&database_location(config)?, config, Opening::First).await?))
     }
 
     /// Registers a database to be closed at the end of the command, even if the command fails.
-    pub(super) fn opened(&self, store: Store) -> Store {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
+    pub(super) fn close_at_end(&self, store: Store) -> Store {
+        self.open_databases.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
         store
     }
 
     /// Closes the databases that the command opened. Gives up after [`CLOSE_TIMEOUT`] if a server
     /// does not answer.
     pub(super) async fn close_databases(&self) {
-        let opened = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
+        let opened = std::mem::take(&mut *self.open_databases.lock().unwrap_or_else(PoisonError::into_inner));
         for store in opened {
             let _ = timeout(CLOSE_TIMEOUT, store.close()).await;
         }
@@ -192,8 +198,8 @@ pub(super) fn receiver(config: &Config) -> Option<MakeReceiver> {
 /// sentence without secrets.
 pub(super) fn receiver_and_warnings(notify: &config::Notify) -> Result<(Receiver, Vec<String>), String> {
     let read = notify.read().map_err(|error| with_causes(&error))?;
-    let place = notify.url_file.path.display().to_string();
-    let receiver = Receiver::new(&read.url, &place, notify.format, read.secret)?;
+    let url_file = notify.url_file.path.display().to_string();
+    let receiver = Receiver::new(&read.url, &url_file, notify.format, read.secret)?;
     Ok((receiver, read.warnings))
 }
 

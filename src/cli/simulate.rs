@@ -33,7 +33,7 @@ pub(super) struct Simulate {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
-    /// SDKAppID of the simulated app. Give each simulator that runs at the same time its own
+    /// SDKAppID of the simulated app. Simulators that run at the same time need different ones
     #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id, default_value_t = default_sdk_app_id())]
     sdk_app_id: SdkAppId,
     /// Groups at the start, spread over the six documented types
@@ -117,8 +117,8 @@ impl Simulate {
         if self.secret_key_file.is_none() {
             print_line(format_args!("key, to be saved as simulated.key: {KEY}"))?;
         }
-        // A database of its own, so that simulated groups never mix with real ones. The name has the
-        // SDKAppID, so that several simulators have different ones.
+        // The configuration names a separate database, so that simulated groups never mix with real
+        // ones. The name contains the SDKAppID, so that several simulators use different databases.
         let name = if sdk_app_id == default_sdk_app_id() {
             "simulated".to_owned()
         } else {
@@ -144,7 +144,9 @@ impl Simulate {
 
     fn settings(&self) -> Result<Settings, Failure> {
         let secret_key = match &self.secret_key_file {
-            Some(path) => SecretFile { path: path.clone(), is_credential: false }.read_key()?.key,
+            Some(path) => {
+                SecretFile { path: path.clone(), is_credential: false }.read_key("--secret-key-file")?.key
+            }
             None => SecretKey::new(KEY),
         };
         Ok(Settings {

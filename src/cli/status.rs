@@ -12,7 +12,7 @@ use clap::Args;
 use self::report::{AppReport, Time};
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
-use super::service::ask_service;
+use super::service::service_problems;
 use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::{self, Config};
@@ -118,7 +118,7 @@ impl Status {
                 status,
             });
         }
-        let problems = ask_service(config.metrics.as_ref()).await;
+        let problems = service_problems(config.metrics.as_ref()).await;
         if self.output.is_json() {
             problems.iter().for_each(|problem| message(format_args!("daemon: {problem}")));
         }

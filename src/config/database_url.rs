@@ -1,4 +1,4 @@
-//! The URL of the database. Only the driver gets its password.
+//! The URL of the database. Only the driver receives the password in it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

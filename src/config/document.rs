@@ -1,5 +1,5 @@
 //! Reads a TOML document key by key. The caller passes a parser for the value of each key. This
-//! module adds the location to mistakes, records the origin of each value, and reports unknown
+//! module adds the line to each mistake, records the origin of each value, and reports unknown
 //! keys.
 //!
 //! serde is not used, because it stops at the first mistake, and because its messages may quote a
@@ -123,8 +123,8 @@ impl Entry<'_> {
     }
 }
 
-/// A table of the file, which may be absent. Missing keys are looked up in the general section, if
-/// there is one.
+/// A table of the file, which may be absent. The section of an app may have a general section, in
+/// which missing keys are looked up: `[schedule]` for `[apps.prod.schedule]`.
 pub(super) struct Section<'d> {
     document: &'d Document<'d>,
     path: String,
@@ -144,7 +144,7 @@ impl<'d> Section<'d> {
     /// Returns the section with this name. Missing keys are looked up in `general`.
     pub(super) fn section(&self, name: &'static str, general: Option<&'d Section<'d>>) -> Self {
         self.mark_known(name);
-        match self.own(name) {
+        match self.own_entry(name) {
             Some(entry) => Self { general, ..self.section_at(&entry) },
             None => Self { path: self.key(name), table: None, general, known: RefCell::default(), ..*self },
         }
@@ -165,7 +165,7 @@ impl<'d> Section<'d> {
     pub(super) fn entries(&self) -> Vec<Entry<'d>> {
         let mut entries: Vec<_> = self.table.into_iter().flatten().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
-        entries.into_iter().filter_map(|(key, _)| self.own(key.get_ref())).collect()
+        entries.into_iter().filter_map(|(key, _)| self.own_entry(key.get_ref())).collect()
     }
 
     fn mark_known(&self, name: &'static str) {
@@ -176,7 +176,7 @@ impl<'d> Section<'d> {
     }
 
     /// Returns an entry of this section, not of the general one.
-    fn own(&self, name: &str) -> Option<Entry<'d>> {
+    fn own_entry(&self, name: &str) -> Option<Entry<'d>> {
         let (key, value) = self.table?.get_key_value(name)?;
         let line = self.document.line(key.span().start);
         Some(Entry { name: key.get_ref(), value: value.get_ref(), line, inherited: false })
@@ -185,8 +185,8 @@ impl<'d> Section<'d> {
     /// Returns the entry of this section, or else of the general section.
     pub(super) fn find(&self, name: &'static str) -> Option<Entry<'d>> {
         self.mark_known(name);
-        let inherited = || Some(Entry { inherited: true, ..self.general?.own(name)? });
-        self.own(name).or_else(inherited)
+        let inherited = || Some(Entry { inherited: true, ..self.general?.own_entry(name)? });
+        self.own_entry(name).or_else(inherited)
     }
 
     /// Returns the value of an optional key, or `None` if it is missing or invalid. Reports a
@@ -194,10 +194,10 @@ impl<'d> Section<'d> {
     pub(super) fn optional<T>(
         &self,
         name: &'static str,
-        read: impl Fn(&DeValue<'_>) -> ParseResult<T>,
+        parse: impl Fn(&DeValue<'_>) -> ParseResult<T>,
     ) -> Option<T> {
         let entry = self.find(name)?;
-        match read(entry.value) {
+        match parse(entry.value) {
             Ok(value) => {
                 self.set_value(name, entry.as_toml(), self.origin(&entry));
                 Some(value)
@@ -209,17 +209,18 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Returns the value of a required key. Reports a mistake if it is missing or invalid.
+    /// Returns the value of a required key. Reports a mistake if the key is missing or the value is
+    /// invalid.
     pub(super) fn required<T>(
         &self,
         name: &'static str,
         example: &str,
-        read: impl Fn(&DeValue<'_>) -> ParseResult<T>,
+        parse: impl Fn(&DeValue<'_>) -> ParseResult<T>,
     ) -> Option<T> {
         if self.find(name).is_none() {
             self.report_key(name, Mistake::new("is missing", format!("Write {name} = {example}")));
         }
-        self.optional(name, read)
+        self.optional(name, parse)
     }
 
     /// Returns the value of a key, or its default if the key is missing or invalid. The default is
@@ -228,27 +229,27 @@ impl<'d> Section<'d> {
         &self,
         name: &'static str,
         default: &str,
-        read: impl Fn(&DeValue<'_>) -> ParseResult<T>,
+        parse: impl Fn(&DeValue<'_>) -> ParseResult<T>,
     ) -> T {
-        self.optional(name, &read).unwrap_or_else(|| {
+        self.optional(name, &parse).unwrap_or_else(|| {
             self.set_value(name, default.to_owned(), Origin::Default);
             let value = DeValue::parse(default).expect("a default is TOML");
-            read(value.get_ref()).expect("a default is valid for its key")
+            parse(value.get_ref()).expect("a default is valid for its key")
         })
     }
 
-    /// Returns a value that an environment variable sets in place of the file. Reports a mistake,
-    /// without the value.
+    /// Returns the parsed value of an environment variable that overrides the file. Reports a
+    /// mistake, without the value.
     pub(super) fn overridden<T>(
         &self,
         name: &str,
         variable: &'static str,
-        reading: ParseResult<T>,
+        parsed: ParseResult<T>,
     ) -> Option<T> {
         let report = |mistake| {
             self.document.report(Problem::new("environment", None, variable.to_owned(), None, mistake));
         };
-        let value = reading.map_err(report).ok()?;
+        let value = parsed.map_err(report).ok()?;
         self.set_value(name, String::new(), Origin::Environment(variable));
         Some(value)
     }
@@ -264,7 +265,7 @@ impl<'d> Section<'d> {
     /// Reports a mistake about a key that is missing, or whose value is valid alone but conflicts
     /// with another key.
     pub(super) fn report_key(&self, name: &str, mistake: Mistake) {
-        match self.own(name) {
+        match self.own_entry(name) {
             Some(entry) => self.report_entry(&entry, mistake),
             None => self.report(name, self.line, None, mistake),
         }

@@ -14,7 +14,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Returns the environment of this process. Leaves out variables that are not UTF-8.
+    /// Returns the environment of this process, without variables that are not UTF-8.
     #[must_use]
     pub fn of_process() -> Self {
         let variables = std::env::vars_os()
@@ -58,8 +58,8 @@ impl Environment {
     }
 
     /// Returns an XDG base directory, or its default in the home folder.
-    fn xdg(&self, name: &str, at_home: &str) -> Option<PathBuf> {
-        self.directory(name).or_else(|| Some(self.directory("HOME")?.join(at_home)))
+    fn xdg(&self, name: &str, default_in_home: &str) -> Option<PathBuf> {
+        self.directory(name).or_else(|| Some(self.directory("HOME")?.join(default_in_home)))
     }
 
     /// Returns the path of an ordinary user's configuration.

@@ -60,19 +60,19 @@ impl Config {
         env: &Environment,
     ) -> Result<NewConfigLocation, NoConfigLocation> {
         let named = explicit.or_else(|| env.get("TIM_GROUP_SYNC_CONFIG").map(Path::new));
-        let own = env.user_config();
+        let user_config = env.user_config();
         let config = match named {
             Some(named) => named.to_owned(),
             None if env.is_root => PathBuf::from(SYSTEM_CONFIG),
-            None => own.clone().ok_or(NoConfigLocation)?,
+            None => user_config.clone().ok_or(NoConfigLocation)?,
         };
         let is_system = config == Path::new(SYSTEM_CONFIG);
         // A relative path is resolved against the folder of the configuration.
-        let beside = || PathBuf::from("groups.db");
-        let database = match (is_system, own == Some(config.clone())) {
+        let beside_config = || PathBuf::from("groups.db");
+        let database = match (is_system, user_config == Some(config.clone())) {
             (true, _) => PathBuf::from(SYSTEM_DATABASE),
-            (false, true) => env.home_database().unwrap_or_else(beside),
-            (false, false) => beside(),
+            (false, true) => env.home_database().unwrap_or_else(beside_config),
+            (false, false) => beside_config(),
         };
         Ok(NewConfigLocation { config, database_url: format!("sqlite:{}", database.display()), is_system })
     }
@@ -84,8 +84,8 @@ impl Config {
         if let Some(named) = named {
             return Ok(named.to_owned());
         }
-        let own = if env.is_root { None } else { env.user_config() };
-        let looked_at: Vec<_> = own.into_iter().chain([PathBuf::from(SYSTEM_CONFIG)]).collect();
+        let user_config = if env.is_root { None } else { env.user_config() };
+        let looked_at: Vec<_> = user_config.into_iter().chain([PathBuf::from(SYSTEM_CONFIG)]).collect();
         // A file that cannot be accessed counts as existing, so that reading it reports the reason.
         let exists = |path: &&PathBuf| path.try_exists().unwrap_or(true);
         let found = looked_at.iter().find(exists).cloned();

@@ -29,7 +29,7 @@ pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat,
 pub use self::problems::{ConfigProblems, Mistake, Problem};
 pub use self::secrets::{
     NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY,
-    not_part_of_a_key,
+    invalid_key_content,
 };
 pub use self::sections::{APP_NAME_RULE, is_app_name};
 pub use self::values::did_you_mean;

@@ -48,7 +48,7 @@ pub struct Database {
     pub url: DatabaseUrl,
     /// PostgreSQL only; see [`Database::read_password`].
     pub password_file: Option<SecretFile>,
-    /// PostgreSQL only: the schema of the views. The name needs no quotes in SQL.
+    /// PostgreSQL only: the schema of the views. Valid in SQL without quotes.
     pub schema: String,
     /// PostgreSQL only: the role that gets read access to the views.
     pub reader_role: Option<String>,
@@ -137,7 +137,7 @@ pub struct Schedule {
 impl App {
     /// Reads the app's key from its file. Each call reads the file again.
     pub fn read_secret_key(&self) -> Result<SecretKeyRead, SecretFileError> {
-        self.secret_key_file.read_key()
+        self.secret_key_file.read_key(&format!("apps.{}.secret_key_file", self.name))
     }
 }
 
@@ -148,7 +148,7 @@ impl Database {
     pub fn read_password(&self) -> Result<Option<PasswordRead>, SecretFileError> {
         match (&self.url, &self.password_file) {
             (DatabaseUrl::Postgres(url), Some(file)) if !url.has_password() => {
-                let (password, warnings) = file.read()?;
+                let (password, warnings) = file.read("database.password_file")?;
                 if password.expose_secret().contains(char::is_control) {
                     let what = "a line break or another control character";
                     return Err(SecretFileError::NotOnlySecret { path: file.path.clone(), what });
@@ -163,8 +163,9 @@ impl Database {
 impl Notify {
     /// Reads the URL and the secret from their files.
     pub fn read(&self) -> Result<NotifySecretsRead, SecretFileError> {
-        let (url, mut warnings) = self.url_file.read_word()?;
-        let secret = self.secret_file.as_ref().map(SecretFile::read_word).transpose()?;
+        let (url, mut warnings) = self.url_file.read_without_white_space("notify.url_file")?;
+        let secret = self.secret_file.as_ref();
+        let secret = secret.map(|file| file.read_without_white_space("notify.secret_file")).transpose()?;
         let secret = secret.map(|(secret, more)| {
             warnings.extend(more);
             secret

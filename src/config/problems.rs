@@ -45,8 +45,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem. This is the only constructor; it hides everything that looks like a
-    /// secret.
+    /// Creates a problem, and hides everything in it that looks like a secret. This is the only
+    /// constructor.
     pub(super) fn new(
         file: &str,
         line: Option<usize>,
@@ -110,8 +110,7 @@ impl fmt::Display for ConfigProblems {
 
 impl std::error::Error for ConfigProblems {}
 
-/// Returns whether the name of a key suggests that the value is a secret, and not the path of a
-/// file.
+/// Returns whether the name of a key suggests that its value is a secret and not the path of a file.
 pub(super) fn names_secret(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let suspicious = ["secret", "passw", "pwd", "usersig", "token", "credential", "privatekey", "apikey"];
@@ -146,7 +145,8 @@ fn may_be_shown(key: &str, value: &str) -> bool {
         && !may_contain_password(value)
 }
 
-/// Returns the candidate that was probably meant by a misspelt name.
+/// Returns the candidate nearest to a misspelt name. Candidates that differ by more than two edits, or
+/// by more than half of their length, are ignored.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     candidates

@@ -52,10 +52,11 @@ pub enum SecretFileError {
     #[error(
         "{} is a credential, but CREDENTIALS_DIRECTORY is not set: systemd provides credentials \
          only to the service itself (LoadCredential=); run `systemctl kill -s USR1 tim-group-sync` \
-         to make the service crawl now, or set the path to a key file that this user can read",
+         to make the service crawl now, or set {setting} to the path of a file that this user can \
+         read",
         path.display()
     )]
-    NoCredentials { path: PathBuf },
+    NoCredentials { path: PathBuf, setting: String },
     #[error("{} is empty; it must contain only the secret", path.display())]
     Empty { path: PathBuf },
     #[error("{} is longer than 4 KiB, so it is not a key, password or URL; name a file that contains \
@@ -72,7 +73,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Returns what a text contains that cannot be part of a key: quotes, white space, or invisible
 /// characters. Editors and copied text add them.
 #[must_use]
-pub fn not_part_of_a_key(text: &str) -> Option<&'static str> {
+pub fn invalid_key_content(text: &str) -> Option<&'static str> {
     let is_quote = |c| matches!(c, '"' | '\'' | '`' | '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
     if text.contains(is_quote) {
         Some("quotes")
@@ -93,10 +94,11 @@ pub const UNUSUAL_KEY: &str = "does not contain 64 hexadecimal digits, as the ke
                                configuration, key";
 
 impl SecretFile {
-    /// Reads an app's key.
-    pub fn read_key(&self) -> Result<SecretKeyRead, SecretFileError> {
-        let (text, mut warnings) = self.read()?;
-        if let Some(what) = not_part_of_a_key(text.expose_secret()) {
+    /// Reads an app's key. `setting` is the key of the configuration, or the option, that names the
+    /// file.
+    pub fn read_key(&self, setting: &str) -> Result<SecretKeyRead, SecretFileError> {
+        let (text, mut warnings) = self.read(setting)?;
+        if let Some(what) = invalid_key_content(text.expose_secret()) {
             return Err(SecretFileError::NotOnlySecret { path: self.path.clone(), what });
         }
         let key = SecretKey::new(text.expose_secret());
@@ -106,9 +108,13 @@ impl SecretFile {
         Ok(SecretKeyRead { key, warnings })
     }
 
-    /// Reads a secret that has no white space. Also returns warnings about the file.
-    pub(super) fn read_word(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
-        let (text, warnings) = self.read()?;
+    /// Reads a secret, and fails if it contains white space. Also returns warnings about the file.
+    /// `setting` is the key of the configuration that names the file.
+    pub(super) fn read_without_white_space(
+        &self,
+        setting: &str,
+    ) -> Result<(SecretString, Vec<String>), SecretFileError> {
+        let (text, warnings) = self.read(setting)?;
         if text.expose_secret().contains(char::is_whitespace) {
             return Err(SecretFileError::NotOnlySecret { path: self.path.clone(), what: "white space" });
         }
@@ -116,10 +122,11 @@ impl SecretFile {
     }
 
     /// Reads the secret, without a line break at its end. Also returns warnings about the file.
-    pub(super) fn read(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
+    /// `setting` is the key of the configuration, or the option, that names the file.
+    pub(super) fn read(&self, setting: &str) -> Result<(SecretString, Vec<String>), SecretFileError> {
         let path = || self.path.clone();
         if self.path.starts_with("$CREDENTIALS_DIRECTORY") {
-            return Err(SecretFileError::NoCredentials { path: path() });
+            return Err(SecretFileError::NoCredentials { path: path(), setting: setting.to_owned() });
         }
         let is_credential = self.is_credential;
         let unreadable = |source| SecretFileError::Unreadable { path: path(), is_credential, source };

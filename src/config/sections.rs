@@ -294,15 +294,15 @@ fn fractions_by_type(section: &Section<'_>, general: &FractionsByType) -> Fracti
     let default = (1.0, "1.0".to_owned(), Origin::Default);
     let mut fractions = FractionsByType::from([(av_chat_room, default)]);
     fractions.extend(general.clone());
-    let mut own: BTreeMap<GroupType, &str> = BTreeMap::new();
+    let mut names: BTreeMap<GroupType, &str> = BTreeMap::new();
     for entry in section.entries() {
         let parsed = parse_group_type(entry.name).and_then(|name| Ok((name, fraction(entry.value)?)));
         match parsed {
-            Ok((group_type, _)) if own.contains_key(&group_type) => {
-                section.report_entry(&entry, repeated_type(own[&group_type], entry.name, &group_type));
+            Ok((group_type, _)) if names.contains_key(&group_type) => {
+                section.report_entry(&entry, repeated_type(names[&group_type], entry.name, &group_type));
             }
             Ok((group_type, fraction)) => {
-                own.insert(group_type.clone(), entry.name);
+                names.insert(group_type.clone(), entry.name);
                 fractions.insert(group_type, (fraction, entry.as_toml(), section.origin(&entry)));
             }
             Err(mistake) => section.report_entry(&entry, mistake),

@@ -640,12 +640,21 @@ fn paths_are_relative_to_the_file_and_credentials_to_their_folder() {
 }
 
 #[test]
-fn a_missing_credential_fails_only_when_it_is_read() {
-    let text = "[apps.a]\nsdk_app_id = 1\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/a.key\"";
-    let config = parse_in(text, &Environment::new([("HOME", "/home/u")])).unwrap();
-    let error = config.apps[0].read_secret_key().unwrap_err().to_string();
-    assert!(error.contains("CREDENTIALS_DIRECTORY is not set"), "{error}");
-    assert!(error.contains("$CREDENTIALS_DIRECTORY/a.key"), "{error}");
+fn a_missing_credential_fails_only_when_it_is_read_and_the_error_names_its_setting() {
+    let text = "[apps.a]\nsdk_app_id = 1\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/secret\"\n\
+                [database]\nurl = \"postgres://h/d\"\npassword_file = \"$CREDENTIALS_DIRECTORY/secret\"\n\
+                [notify]\nurl_file = \"$CREDENTIALS_DIRECTORY/secret\"";
+    let config = parse(text).unwrap();
+    let errors = [
+        ("apps.a.secret_key_file", config.apps[0].read_secret_key().unwrap_err()),
+        ("database.password_file", config.database.read_password().unwrap_err()),
+        ("notify.url_file", config.notify.unwrap().read().unwrap_err()),
+    ];
+    for (setting, error) in errors {
+        let (error, remedy) = (error.to_string(), format!("or set {setting} to the path of a file"));
+        let problem = "$CREDENTIALS_DIRECTORY/secret is a credential, but CREDENTIALS_DIRECTORY is not set";
+        assert!(error.starts_with(problem) && error.contains(&remedy), "{error}");
+    }
 }
 
 #[test]
@@ -771,7 +780,7 @@ fn an_error_about_a_key_file_contains_only_its_path() {
 }
 
 #[test]
-fn a_password_is_read_for_postgres_only_and_may_hold_spaces() {
+fn a_password_is_read_for_postgres_only_and_may_contain_spaces() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("password"), "tiger, burning bright\n").unwrap();
     let read = |url: &str, env: &Environment| {

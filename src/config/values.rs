@@ -71,7 +71,8 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Par
     })
 }
 
-/// Returns a question that names the candidate that was probably meant, or an empty text.
+/// Returns a question that suggests the candidate nearest to a misspelt name, or an empty text if
+/// no candidate is near.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, candidates).map_or_else(String::new, |near| format!("Did you mean \"{near}\"?"))
 }
@@ -159,7 +160,7 @@ pub(super) fn timezone(value: &DeValue<'_>) -> ParseResult<Tz> {
     })
 }
 
-/// Returns the time zones that an abbreviation may stand for, the most likely one first. EST and
+/// Returns the time zones that an abbreviation may mean, the most likely one first. EST and
 /// MST are IANA names too, of zones without daylight saving time, but are usually written for zones
 /// with it.
 fn zones_of_abbreviation(text: &str) -> &'static [&'static str] {

@@ -1,7 +1,7 @@
 //! The loop of one app: waits until a crawl is due, crawls, and computes when the next crawl is
 //! due.
 //!
-//! The loop wakes up for its alarm, SIGUSR1, a new plan, a reopened database and a stop.
+//! The loop wakes up for its alarm, SIGUSR1, a new plan, a reopened database and a stop. Its rules:
 //! - Each tick of the schedule starts at most one crawl. The tick is the crawl's `due_at`, which is
 //!   unique in the database. Ticks that pass during a crawl are skipped. If several ticks pass
 //!   during a suspend of the machine, one crawl serves the newest tick and the others are skipped.
@@ -9,11 +9,12 @@
 //!   credentials the pause is half an hour, no tick starts a crawl before the retry, and the key is
 //!   read from its file again.
 //! - If the clock is set back, the loop computes the next tick from the new time, so it is at most
-//!   one period away. Ticks before the old time are crawled a second time. Their `due_at` exists in
-//!   the database already, so these crawls have none, and several replicas may crawl the same tick.
-//! - All waits, including the pauses before retries, are alarms at a time of day. So they work
-//!   across suspends and steps of the clock.
-//! - If the database is opened again, after its file was moved, deleted or replaced, the loop reads
+//!   one period away. Ticks between the new and the old time are crawled a second time. Their
+//!   `due_at` already exists in the database, so the second crawls are recorded without a `due_at`.
+//!   Then nothing prevents several replicas from crawling the same tick.
+//! - All waits, including the pauses before retries, are alarms at a time of day. So they end at the
+//!   right time even after a suspend or a step of the clock.
+//! - If the database is opened again after its file was moved, deleted or replaced, the loop reads
 //!   when the app was last crawled and catches up, as at its start.
 //! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous
 //!   plan stays in use, and the key is read again before each crawl.
@@ -29,14 +30,14 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::board::{BoardEntry, format_time};
-use super::database::{Database, opened};
+use super::database::{Database, wait_until_open};
 use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, backoff_after, next_crawl};
 use super::plan::AppPlan;
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::details::DetailsRefresher;
-use crate::lifecycle::{CrawlRequests, Stop};
+use crate::lifecycle::{SignalRequests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
 /// Pauses while the database is unreachable. They are short, because an attempt is cheap, and
@@ -54,13 +55,13 @@ pub(super) struct AppLoop {
     entry: BoardEntry,
     clock: Clock,
     stop: Stop,
-    requests: CrawlRequests,
+    requests: SignalRequests,
     /// `None` until the database is open and the key was read.
     crawler: Option<Arc<Crawler>>,
     /// Runs between crawls. `None` if the details of groups are not kept.
     details: Option<Arc<DetailsRefresher>>,
-    /// Whether the crawler has to be created again, because the plan changed or the API refused its
-    /// key.
+    /// Whether the crawler has to be created again, because the plan or the database changed, or
+    /// because the API refused its key.
     crawler_outdated: bool,
     /// Whether the time of the last crawl was read from the database.
     last_start_known: bool,
@@ -91,7 +92,7 @@ impl AppLoop {
         entry: BoardEntry,
         clock: Clock,
         stop: Stop,
-        requests: CrawlRequests,
+        requests: SignalRequests,
     ) -> Self {
         let plan = Arc::clone(&plans.borrow_and_update());
         let now = clock.now();
@@ -120,7 +121,7 @@ impl AppLoop {
     pub(super) async fn run(mut self) {
         let mut request = None;
         loop {
-            if let Some(crawler) = self.crawler(request).await {
+            if let Some(crawler) = self.current_crawler(request).await {
                 if !self.last_start_known {
                     request = self.first_request(&crawler, request).await;
                 }
@@ -158,18 +159,19 @@ impl AppLoop {
             retry.time.at = now;
         }
         // Reads the key now, so that a problem with it is reported soon after the reload.
-        self.crawler(None).await;
+        self.current_crawler(None).await;
     }
 
     /// Returns the app's crawler, and creates it first if it is outdated. Returns `None` if the key
     /// cannot be read and there is no previous crawler, or if a stop is requested before the
-    /// database is open.
-    async fn crawler(&mut self, request: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
+    /// database is open. `request` is the crawl to make; if the key cannot be read, the retry gets
+    /// its trigger.
+    async fn current_crawler(&mut self, request: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
         if self.crawler_outdated {
             let store = tokio::select! {
                 biased;
                 () = self.stop.soft().cancelled() => None,
-                store = opened(&mut self.database) => store,
+                store = wait_until_open(&mut self.database) => store,
             }?;
             self.entry.starting();
             let plan = Arc::clone(&self.plan);
@@ -251,7 +253,7 @@ impl AppLoop {
                 if !self.plan.catch_up || (missed.is_none() && last_start.is_some()) {
                     return request.filter(|request| request.trigger != Trigger::CatchUp);
                 }
-                self.handle_ticks(now);
+                self.mark_ticks_handled(now);
                 self.newest_due_at = self.newest_due_at.max(missed);
                 Some(CrawlRequest { trigger: Trigger::CatchUp, due_at: missed })
             }
@@ -268,18 +270,18 @@ impl AppLoop {
     /// requested.
     async fn next_request(&mut self) -> Option<CrawlRequest> {
         let mut woken: Option<(DateTime<Utc>, Wake)> = None;
-        let mut refreshed = self.details.clone();
-        // Dropped when a crawl is due, so that the crawl does not wait for a request.
-        let mut refreshing = Box::pin(refresh(refreshed.clone()));
+        let mut refresher = self.details.clone();
+        // Dropped when a crawl is due, so that the crawl does not wait for a details request.
+        let mut refreshing = Box::pin(refresh(refresher.clone()));
         while !self.stop.soft().is_cancelled() {
             self.apply_new_plan().await;
             // A new plan or database has created another refresher.
-            if self.details.as_ref().map(Arc::as_ptr) != refreshed.as_ref().map(Arc::as_ptr) {
-                refreshed = self.details.clone();
-                refreshing.set(refresh(refreshed.clone()));
+            if self.details.as_ref().map(Arc::as_ptr) != refresher.as_ref().map(Arc::as_ptr) {
+                refresher = self.details.clone();
+                refreshing.set(refresh(refresher.clone()));
             }
             let now = self.clock.now();
-            self.follow_clock(now);
+            self.adjust_to_clock(now);
             let next = self.next_crawl(now);
             if now >= next {
                 if let Some((due, wake)) = woken
@@ -323,7 +325,7 @@ impl AppLoop {
     /// Returns the crawl that is due at `now`: that of the newest tick, otherwise the retry.
     fn take_due(&mut self, now: DateTime<Utc>) -> Option<CrawlRequest> {
         let retry = self.retry.take();
-        let ticks = self.handle_ticks(now);
+        let ticks = self.mark_ticks_handled(now);
         if ticks == 0 {
             return retry.map(|retry| CrawlRequest { trigger: retry.trigger, due_at: None });
         }
@@ -335,8 +337,9 @@ impl AppLoop {
         Some(CrawlRequest { trigger: Trigger::Schedule, due_at })
     }
 
-    /// If the clock was set back, computes due times from the new time.
-    fn follow_clock(&mut self, now: DateTime<Utc>) {
+    /// If the clock was set back, moves the handled ticks and the retry back too, so that the next
+    /// crawl is not delayed.
+    fn adjust_to_clock(&mut self, now: DateTime<Utc>) {
         if self.handled_until - now > CLOCK_STEP_TOLERANCE {
             let (app, before) = (self.entry.app(), format_time(self.handled_until));
             warn!(app, before, now = %format_time(now), "the clock was set back; computing the next crawl from the new time");
@@ -348,7 +351,7 @@ impl AppLoop {
     }
 
     /// Marks all ticks until `now` as handled, and returns their number.
-    fn handle_ticks(&mut self, now: DateTime<Utc>) -> u64 {
+    fn mark_ticks_handled(&mut self, now: DateTime<Utc>) -> u64 {
         let ticks = self.plan.schedule.missed(self.handled_until, now);
         self.handled_until = self.handled_until.max(now);
         ticks
@@ -386,7 +389,7 @@ impl AppLoop {
             }
         };
         self.on_crawl_ended(request, result);
-        let ticks = self.handle_ticks(self.clock.now());
+        let ticks = self.mark_ticks_handled(self.clock.now());
         self.record_skipped(ticks);
         ControlFlow::Continue(())
     }

@@ -42,7 +42,8 @@ pub struct AppState {
     /// The number of groups that the app may have.
     pub group_quota: Option<u64>,
     pub(super) request_interval: Duration,
-    /// The number of the entry that may update this state. Every added entry has a new number.
+    /// The generation of the [`BoardEntry`] that may update this state. Each call of
+    /// [`StatusBoard::add`] creates a new generation, so entries of replaced loops have no effect.
     generation: u64,
 }
 
@@ -188,17 +189,17 @@ impl BoardEntry {
         });
     }
 
-    pub(super) fn crawl_progressed(&self, now: Progress) {
+    pub(super) fn crawl_progressed(&self, new: Progress) {
         self.apps.send_modify(|apps| {
             let state = apps.get_mut(&self.app);
             let Some(state) = state.filter(|state| state.generation == self.generation) else { return };
             state.alive_at = Instant::now();
             let Phase::Crawling { progress, .. } = &mut state.phase else { return };
-            let still_waits = progress.step == Step::WaitingForLease && now.step == Step::WaitingForLease;
+            let still_waits = progress.step == Step::WaitingForLease && new.step == Step::WaitingForLease;
             if !still_waits {
                 state.progressed_at = state.alive_at;
             }
-            *progress = now;
+            *progress = new;
         });
     }
 

@@ -16,11 +16,11 @@ pub const LATE_TICKS: u64 = 3;
 /// A crawl is retrying after this number of consecutive failed attempts at a request. Single
 /// failed attempts are normal.
 const RETRYING_ATTEMPTS: u32 = 3;
-/// The maximum number of ticks without a complete crawl that are counted. It limits the time that
+/// The maximum number of ticks without a complete crawl that are counted. It bounds the time that
 /// counting takes.
-pub const TICKS_AT_MOST: usize = 100;
+pub const MAX_COUNTED_TICKS: usize = 100;
 
-/// The condition of an app. If several apply, the first one counts.
+/// The condition of an app. If several conditions apply, the first one in this order counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
@@ -51,26 +51,26 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Returns the condition of an app. `read` is its state in the database, `state` its state in
-    /// this process.
+    /// Returns the condition of an app. `overview` is its state in the database, `state` its
+    /// state in this process.
     #[must_use]
-    pub fn of(read: Option<&AppOverview>, state: Option<&AppState>, now: DateTime<Utc>) -> Self {
-        if read.is_some_and(|read| !read.configured) {
+    pub fn of(overview: Option<&AppOverview>, state: Option<&AppState>, now: DateTime<Utc>) -> Self {
+        if overview.is_some_and(|overview| !overview.configured) {
             return Self::NotConfigured;
         }
-        let last_crawl = read.and_then(|read| read.last_crawl.as_ref());
+        let last_crawl = overview.and_then(|overview| overview.last_crawl.as_ref());
         let last_is = |status: CrawlStatus| last_crawl.is_some_and(|crawl| crawl.status == status.as_str());
         let quota = state.and_then(|state| state.group_quota);
         let conditions = [
-            (read.is_some_and(|read| read.held_groups() > 0), Self::Withheld),
+            (overview.is_some_and(|overview| overview.held_groups() > 0), Self::Withheld),
             (state.is_some_and(|state| state.key_problem.is_some()), Self::KeyUnreadable),
-            (is_refused(read, state), Self::Refused),
+            (is_refused(overview, state), Self::Refused),
             (state.is_some_and(|state| state.database_problem.is_some()), Self::DatabaseProblem),
             (last_is(CrawlStatus::Failed), Self::Failed),
-            (is_late(read, state, now), Self::Late),
+            (is_late(overview, state, now), Self::Late),
             (last_is(CrawlStatus::Incomplete), Self::Incomplete),
             (state.is_some_and(is_retrying), Self::Retrying),
-            (is_quota_near(read.and_then(|read| read.month_peak), quota), Self::QuotaNear),
+            (is_quota_near(overview.and_then(|overview| overview.month_peak), quota), Self::QuotaNear),
             (last_is(CrawlStatus::Cancelled), Self::Cancelled),
             (last_crawl.is_none(), Self::NeverCrawled),
         ];
@@ -105,26 +105,26 @@ impl AppState {
     }
 
     /// Returns the number of ticks since the app's last complete crawl began, or since its first
-    /// crawl began if none was complete. At most [`TICKS_AT_MOST`]. `None` if the app was never
+    /// crawl began if none was complete. At most [`MAX_COUNTED_TICKS`]. `None` if the app was never
     /// crawled.
     #[must_use]
-    pub fn ticks_since_complete_crawl(&self, read: &AppOverview, now: DateTime<Utc>) -> Option<u64> {
-        let complete = read.last_complete_crawl.as_ref().map(|crawl| crawl.started_at);
-        let since = complete.or(read.first_crawl_started_at).and_then(Stamp::time)?;
-        Some(self.schedule.passed(since, now, TICKS_AT_MOST))
+    pub fn ticks_since_complete_crawl(&self, overview: &AppOverview, now: DateTime<Utc>) -> Option<u64> {
+        let complete = overview.last_complete_crawl.as_ref().map(|crawl| crawl.started_at);
+        let since = complete.or(overview.first_crawl_started_at).and_then(Stamp::time)?;
+        Some(self.schedule.passed(since, now, MAX_COUNTED_TICKS))
     }
 }
 
 /// Returns true if the API refuses the credentials, for this process or for the one that made the
 /// last crawl.
 #[must_use]
-pub fn is_refused(read: Option<&AppOverview>, state: Option<&AppState>) -> bool {
-    state.is_some_and(|state| state.refused) || read.is_some_and(AppOverview::is_refused)
+pub fn is_refused(overview: Option<&AppOverview>, state: Option<&AppState>) -> bool {
+    state.is_some_and(|state| state.refused) || overview.is_some_and(AppOverview::is_refused)
 }
 
-fn is_late(read: Option<&AppOverview>, state: Option<&AppState>, now: DateTime<Utc>) -> bool {
+fn is_late(overview: Option<&AppOverview>, state: Option<&AppState>, now: DateTime<Utc>) -> bool {
     let Some(state) = state else { return false };
-    let ticks = read.and_then(|read| state.ticks_since_complete_crawl(read, now));
+    let ticks = overview.and_then(|overview| state.ticks_since_complete_crawl(overview, now));
     ticks >= Some(LATE_TICKS) || state.overdue_since(now).is_some()
 }
 

@@ -1,7 +1,8 @@
 //! Opens the database in the background, so that the daemon can start without it.
 //!
-//! If an SQLite file is moved, deleted or replaced while it is open, the daemon waits until a file
-//! is at its path again, and opens that file. It never creates a file in place of a missing one.
+//! If an SQLite file is moved, deleted or replaced while it is open, it is *displaced*. The daemon
+//! then waits until a file is at its path again, and opens that file. It never creates a file in
+//! place of a missing one.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -66,8 +67,8 @@ pub enum Opening {
 pub type OpenAttempt = Pin<Box<dyn Future<Output = Result<Store, StoreError>> + Send>>;
 
 /// Starts a task that opens the database and retries until it succeeds. If the file is displaced,
-/// the task opens the next file at its path. `first` is the first attempt, which may have been
-/// polled before.
+/// the task opens the next file at its path. `first` is the first attempt to open the database,
+/// which the caller may have polled already.
 pub fn maintain_database(
     lifecycle: &Lifecycle,
     first: OpenAttempt,
@@ -122,7 +123,7 @@ async fn wait_until_displaced(store: &Store) -> StoreError {
 }
 
 /// Awaits the attempt, and makes further ones until one succeeds. `logged` is the problem that was
-/// logged last.
+/// logged last, or empty if none was.
 async fn open_with_retries(
     database: &watch::Sender<Database>,
     mut attempt: OpenAttempt,
@@ -157,7 +158,7 @@ async fn open_with_retries(
 }
 
 /// Waits until the database is open. Returns `None` if the task that opens it has ended.
-pub(super) async fn opened(database: &mut watch::Receiver<Database>) -> Option<Store> {
+pub(super) async fn wait_until_open(database: &mut watch::Receiver<Database>) -> Option<Store> {
     database.wait_for(|database| database.store().is_some()).await.ok()?.store().cloned()
 }
 
@@ -174,7 +175,7 @@ pub(super) async fn record_configured(
         let mut changed = configured.changed().await;
         while changed.is_ok() {
             let mut pauses = FIRST_PAUSES.into_iter();
-            while let Some(store) = opened(&mut database).await {
+            while let Some(store) = wait_until_open(&mut database).await {
                 let apps = configured.borrow_and_update().clone();
                 match store.set_configured(&apps).await {
                     Ok(()) => break,

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::board::{AppState, Apps};
-use super::database::{Database, opened};
+use super::database::{Database, wait_until_open};
 use super::watchdog::stalls;
 use crate::model::ReasonCode;
 use crate::store::Store;
@@ -39,8 +39,8 @@ impl Health {
     }
 
     /// Waits until the database is open. Returns `None` if the task that opens it has ended.
-    pub async fn opened(&self) -> Option<Store> {
-        opened(&mut self.database()).await
+    pub async fn wait_for_database(&self) -> Option<Store> {
+        wait_until_open(&mut self.database()).await
     }
 
     /// Returns everything that needs attention, one sentence each.

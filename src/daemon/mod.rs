@@ -28,7 +28,7 @@ use tracing::info;
 use self::app_loop::AppLoop;
 use self::board::StatusBoard;
 pub use self::board::{AppState, Apps, Phase};
-pub use self::condition::{Condition, LATE_TICKS, TICKS_AT_MOST, is_quota_near, is_refused};
+pub use self::condition::{Condition, LATE_TICKS, MAX_COUNTED_TICKS, is_quota_near, is_refused};
 pub use self::database::{Database, OpenAttempt, Opening, maintain_database};
 pub use self::health::Health;
 pub use self::next_crawl::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};

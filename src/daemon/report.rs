@@ -130,9 +130,9 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
         Step::WaitingForLease => format!("waiting for another process to finish crawling {app}"),
         Step::Listing { group_type, listed, total } => {
             let group_type = group_type.as_ref().map_or("all types", GroupType::as_str);
-            let listed = short(*listed);
+            let listed = abbreviate(*listed);
             match total {
-                Some(total) => format!("crawling {app}: {group_type} {listed} of {}", short(*total)),
+                Some(total) => format!("crawling {app}: {group_type} {listed} of {}", abbreviate(*total)),
                 None => format!("crawling {app}: {group_type} {listed}"),
             }
         }
@@ -140,8 +140,8 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
         Step::LookingUp { looked_up, total } => {
             format!(
                 "crawling {app}: asked about {} of {} {}",
-                short(*looked_up),
-                short(*total),
+                abbreviate(*looked_up),
+                abbreviate(*total),
                 plural(*total, "group")
             )
         }
@@ -149,8 +149,8 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
         Step::Concluding { marked, to_mark } => {
             format!(
                 "crawling {app}: writing the result, {} of {} {} marked",
-                short(*marked),
-                short(*to_mark),
+                abbreviate(*marked),
+                abbreviate(*to_mark),
                 plural(*to_mark, "group")
             )
         }
@@ -158,7 +158,7 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
 }
 
 /// Abbreviates a number of groups: 999, 340k, 1.2M.
-fn short(groups: u64) -> String {
+fn abbreviate(groups: u64) -> String {
     match groups {
         0..1_000 => groups.to_string(),
         1_000..1_000_000 => format!("{}k", groups / 1_000),

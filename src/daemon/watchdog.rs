@@ -29,7 +29,7 @@ pub(super) const MAX_STALL: Duration = Duration::from_mins(15);
 pub(super) struct Stall {
     pub(super) app: String,
     duration: Duration,
-    doing: String,
+    activity: String,
     /// Whether a restart of the service may help.
     pub(super) is_hung: bool,
     /// Whether another process crawls the app meanwhile.
@@ -40,7 +40,7 @@ impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let minutes = self.duration.as_secs() / 60;
         let noun = plural(minutes, "minute");
-        write!(f, "app {}: no progress for {minutes} {noun} while {}", self.app, self.doing)
+        write!(f, "app {}: no progress for {minutes} {noun} while {}", self.app, self.activity)
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) fn stalls(apps: &Apps, now: Instant) -> Vec<Stall> {
         (duration > limit).then(|| Stall {
             app: app.clone(),
             duration,
-            doing: doing(state),
+            activity: activity(state),
             is_hung: !is_alive && has_database,
             waits_for_lease: step(state) == Some(&Step::WaitingForLease),
         })
@@ -69,8 +69,8 @@ fn step(state: &AppState) -> Option<&Step> {
     }
 }
 
-fn doing(state: &AppState) -> String {
-    let doing = match (&state.phase, step(state)) {
+fn activity(state: &AppState) -> String {
+    let activity = match (&state.phase, step(state)) {
         (Phase::WaitingForDatabase, _) => "waiting for the database",
         (Phase::Starting, _) => "reading its key and the time of its last crawl",
         (_, Some(Step::WaitingForLease)) => "waiting for another process to finish crawling it",
@@ -84,7 +84,7 @@ fn doing(state: &AppState) -> String {
             return format!("waiting for the crawl{next}");
         }
     };
-    doing.to_owned()
+    activity.to_owned()
 }
 
 #[cfg(test)]
@@ -143,11 +143,11 @@ mod tests {
                 entry.crawl_progressed(at(Step::Concluding { marked: 1, to_mark: 2 }));
             }),
         ];
-        for (doing, is_hung, enter) in states {
+        for (activity, is_hung, enter) in states {
             let (entry, apps) = board();
             enter(&entry);
-            assert_eq!(stall_after(&apps, LIMIT), None, "{doing}");
-            let sentence = format!("app prod: no progress for 15 minutes while {doing}");
+            assert_eq!(stall_after(&apps, LIMIT), None, "{activity}");
+            let sentence = format!("app prod: no progress for 15 minutes while {activity}");
             assert_eq!(stall_after(&apps, LIMIT + Duration::from_secs(1)), Some((sentence, is_hung)));
         }
     }

@@ -8,7 +8,7 @@ use prometheus::proto::MetricFamily;
 
 use super::{counter, gauge};
 use crate::daemon::{Apps, is_refused};
-use crate::store::{AppOverview, Crawl};
+use crate::store::{AppOverview, Crawl, TypeOverview};
 
 /// Returns each app's metrics that do not require the database. `overviews` are the apps from the
 /// database, if it could be read.
@@ -17,18 +17,18 @@ pub(super) fn of_process(
     overviews: Option<&[AppOverview]>,
     now: DateTime<Utc>,
 ) -> Vec<MetricFamily> {
-    let next = of_app(
+    let next = app_gauge(
         "next_crawl_timestamp_seconds",
         "When this process crawls the app next, in unix seconds. Absent if that is not known.",
     );
-    let refused = of_app(
+    let refused = app_gauge(
         "app_refused",
         "1 if the API refuses the credentials, or the key cannot be read, 0 otherwise.",
     );
     let skipped =
         counter("skipped_ticks_total", "Ticks of the schedule for which no crawl was started.", &[]);
-    let quota = of_app("group_quota", "The number of groups that the app may have (group_quota).");
-    let progress = of_app(
+    let quota = app_gauge("group_quota", "The number of groups that the app may have (group_quota).");
+    let progress = app_gauge(
         "crawl_progress_timestamp_seconds",
         "When this process last made progress with the app, in unix seconds. Waiting for a crawl \
          that is not due counts as progress.",
@@ -60,48 +60,39 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
         "The API's latest TotalCount of a group type, or of the entire app with group_type all.",
         &["im_app", "group_type"],
     );
-    let peak =
-        of_app("month_peak_groups", "The greatest TotalCount of the entire app in the crawls of this month.");
-    let details = of_app(
+    let peak = app_gauge(
+        "month_peak_groups",
+        "The greatest TotalCount of the entire app in the crawls of this month.",
+    );
+    let details = app_gauge(
         "details_fresh_groups",
         "Live groups whose details are not older than details.refresh, at the last count.",
     );
-    let held = of_app("held_groups", "Groups whose deletion was withheld or undone. They wait for approval.");
-    let unasked = of_app(
+    let held =
+        app_gauge("held_groups", "Groups whose deletion was withheld or undone. They wait for approval.");
+    let unasked = app_gauge(
         "unasked_groups",
         "Candidates for deletion that the last crawl that reached its end did not look up \
          (deletion.confirm).",
     );
-    let skew = of_app(
+    let skew = app_gauge(
         "clock_skew_seconds",
         "Seconds by which the clock of the last crawl's machine was ahead of the API's; negative \
          if it was behind.",
     );
-    let complete = of_app(
+    let complete = app_gauge(
         "last_complete_crawl_timestamp_seconds",
         "When the last complete crawl ended, in unix seconds, or 0 if there was none.",
     );
-    let ticks = of_app(
+    let ticks = app_gauge(
         "ticks_since_complete_crawl",
         "Ticks of the schedule since the last complete crawl began, or else since the first crawl; \
          at most 100.",
     );
-    let running = of_app("crawl_running", "1 while any process crawls the app, 0 otherwise.");
+    let running = app_gauge("crawl_running", "1 while any process crawls the app, 0 otherwise.");
     for overview in overviews {
         let app = overview.app.as_str();
-        // Types that are no longer configured and have no groups are left out.
-        for kind in
-            overview.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0)
-        {
-            let group_type = kind.group_type.as_deref().unwrap_or("unknown");
-            let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
-            count("live", kind.live_count);
-            count("missing", kind.missing_count);
-            count("deleted", kind.deleted_count);
-            if let Some(count) = kind.total_count {
-                api_groups.with_label_values(&[app, group_type]).set(count);
-            }
-        }
+        set_counts_by_type(overview, &groups, &api_groups);
         if let Some(count) = overview.total_count {
             api_groups.with_label_values(&[app, "all"]).set(count);
         }
@@ -131,6 +122,25 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
         .collect()
 }
 
-fn of_app(name: &str, help: &str) -> IntGaugeVec {
+/// Sets the counts of each group type of an app. Leaves out types that are no longer configured and
+/// have no groups.
+fn set_counts_by_type(overview: &AppOverview, groups: &IntGaugeVec, api_groups: &IntGaugeVec) {
+    let app = overview.app.as_str();
+    let is_shown =
+        |of_type: &&TypeOverview| of_type.configured || of_type.live_count + of_type.deleted_count > 0;
+    for of_type in overview.types.iter().filter(is_shown) {
+        let group_type = of_type.group_type.as_deref().unwrap_or("unknown");
+        let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
+        count("live", of_type.live_count);
+        count("missing", of_type.missing_count);
+        count("deleted", of_type.deleted_count);
+        if let Some(count) = of_type.total_count {
+            api_groups.with_label_values(&[app, group_type]).set(count);
+        }
+    }
+}
+
+/// Creates a gauge with the label `im_app`.
+fn app_gauge(name: &str, help: &str) -> IntGaugeVec {
     gauge(name, help, &["im_app"])
 }

@@ -64,8 +64,8 @@ pub struct Metrics {
     started_at: DateTime<Utc>,
     registry: Registry,
     counters: Counters,
-    /// Held while a scrape reads the database, so that scrapes use one connection at most. The
-    /// other connections are for the crawls.
+    /// Held while a scrape reads the database, so that scrapes together use at most one connection.
+    /// The other connections are for the crawls.
     read_lock: Mutex<()>,
 }
 
@@ -153,8 +153,8 @@ impl Metrics {
         for outcome in OUTCOMES {
             counters.requests.with_label_values(&[name, outcome_label(outcome), ""]);
         }
-        // `increase()` ignores the first sample of a series. These series start at 0, so that an
-        // alert also sees the first throttled request.
+        // `increase()` ignores the first sample of a series. These series start at 0, so that
+        // alerts count the first throttled request too.
         for code in THROTTLING {
             counters.requests.with_label_values(&[
                 name,

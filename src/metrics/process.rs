@@ -13,24 +13,24 @@ use prometheus::{Counter, IntGauge};
 /// Returns the metrics of this process. Leaves out those that cannot be read.
 pub(super) fn families(started_at: DateTime<Utc>) -> Vec<MetricFamily> {
     let mut families = Vec::new();
-    let mut show = |name: &str, help: &str, value: Option<i64>| {
+    let mut add = |name: &str, help: &str, value: Option<i64>| {
         let gauge = IntGauge::new(name, help).expect("names of metrics are valid");
         if let Some(value) = value {
             gauge.set(value);
             families.extend(gauge.collect());
         }
     };
-    show(
+    add(
         "process_start_time_seconds",
         "When the process started, in unix seconds.",
         Some(started_at.timestamp()),
     );
-    show("process_open_fds", "Number of open file descriptors.", open_files());
-    show("process_max_fds", "Maximum number of open file descriptors.", max_open_files());
+    add("process_open_fds", "Number of open file descriptors.", open_files());
+    add("process_max_fds", "Maximum number of open file descriptors.", max_open_files());
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::read) {
-        show("process_resident_memory_bytes", "Resident memory in bytes.", Some(stat.resident_bytes));
-        show("process_virtual_memory_bytes", "Virtual memory in bytes.", Some(stat.virtual_bytes));
-        show("process_threads", "Number of threads.", Some(stat.threads));
+        add("process_resident_memory_bytes", "Resident memory in bytes.", Some(stat.resident_bytes));
+        add("process_virtual_memory_bytes", "Virtual memory in bytes.", Some(stat.virtual_bytes));
+        add("process_threads", "Number of threads.", Some(stat.threads));
         let help = "User and system CPU time spent in seconds.";
         let cpu = Counter::new("process_cpu_seconds_total", help).expect("names of metrics are valid");
         cpu.inc_by(stat.cpu.as_secs_f64());

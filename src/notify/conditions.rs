@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 
 use super::message::{ConditionState, Event, Notification, quoted};
 use super::states::{ConditionKey, Holds, is_end_delivered};
-use crate::daemon::{AppState, Apps, LATE_TICKS, TICKS_AT_MOST, is_quota_near};
+use crate::daemon::{AppState, Apps, LATE_TICKS, MAX_COUNTED_TICKS, is_quota_near};
 use crate::model::{CrawlStatus, SdkAppId, plural};
 use crate::store::{AppOverview, Crawl, HeldDeletions, NotificationRow, Stamp};
 
@@ -240,9 +240,9 @@ impl App<'_> {
         let Some(from) = complete.map(|crawl| crawl.started_at).or(first).and_then(Stamp::time) else {
             return self.condition(Holds::Unknown, String::new(), "");
         };
-        let ticks = self.state.schedule.passed(from, self.now, TICKS_AT_MOST);
+        let ticks = self.state.schedule.passed(from, self.now, MAX_COUNTED_TICKS);
         let holds = timers.holds(key, ticks >= LATE_TICKS, self.now);
-        let at_least = if ticks == TICKS_AT_MOST as u64 { "at least " } else { "" };
+        let at_least = if ticks == MAX_COUNTED_TICKS as u64 { "at least " } else { "" };
         let last = complete.and_then(Crawl::finished).map_or_else(
             || "No crawl has been complete yet.".to_owned(),
             |at| format!("The last complete crawl ended at {}.", time(at)),

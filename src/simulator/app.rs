@@ -32,7 +32,7 @@ pub struct SimulatedApp {
     date_offset: Mutex<TimeDelta>,
     pub(super) traffic: Mutex<Traffic>,
     hooks: Mutex<Vec<Arc<Hook>>>,
-    /// The number of ids invented so far, see [`Fault::InventIds`].
+    /// The number of ids that [`Fault::InventIds`] has generated so far.
     pub(super) invented: AtomicU64,
     pub(super) stopped: CancellationToken,
 }
@@ -119,8 +119,8 @@ impl SimulatedApp {
             .collect()
     }
 
-    /// Returns a number that grows when groups are created or dissolved. While it is the same,
-    /// [`Self::truth`] is the same.
+    /// Returns a number that grows when groups are created or dissolved. While it does not change,
+    /// [`Self::truth`] does not change.
     #[must_use]
     pub fn revision(&self) -> u64 {
         lock(&self.groups).revision()
@@ -186,7 +186,7 @@ impl SimulatedApp {
         }
     }
 
-    /// Adds groups to the history of the current day.
+    /// Adds created and dissolved groups to the history of the current day.
     fn record(&self, created: usize, dissolved: usize) {
         lock(&self.history).add(self.settings.clock.now(), created, dissolved);
     }
@@ -207,7 +207,8 @@ impl SimulatedApp {
     }
 
     pub(super) fn call_hooks(&self, request: &SeenRequest) {
-        let hooks = lock(&self.hooks).clone(); // hooks run without the lock, so that they may call all methods
+        // The hooks are called without the lock, because they may call all methods.
+        let hooks = lock(&self.hooks).clone();
         for hook in hooks {
             hook(self, request);
         }

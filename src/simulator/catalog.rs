@@ -50,7 +50,7 @@ pub(super) struct PageRequest<'a> {
     pub(super) leave_out_one_in: &'a [u64],
 }
 
-/// One page, with other values for its fields, which faults use.
+/// One page, and alternative values of its fields for faults.
 pub(super) struct Page {
     pub(super) ids: GroupIds,
     pub(super) total_count: u64,
@@ -161,22 +161,23 @@ impl Catalog {
 
     /// Returns a page. It is empty for a type without groups, even if the type is unknown. Returns
     /// `None` if the cursor was not issued for this filter.
-    pub(super) fn page(&self, asked: PageRequest<'_>) -> Option<Page> {
-        if asked.leave_out_one_in.is_empty() {
+    pub(super) fn page(&self, request: PageRequest<'_>) -> Option<Page> {
+        if request.leave_out_one_in.is_empty() {
             let lists = self.lists.iter().map(|(group_type, list)| (group_type.as_str(), list.as_slice()));
-            return self.page_of(&lists.collect(), asked);
+            return self.page_of(&lists.collect(), request);
         }
         let is_kept =
-            |group: &&Group| !asked.leave_out_one_in.iter().any(|&n| is_one_in(n, &group.id, self.seed));
+            |group: &&Group| !request.leave_out_one_in.iter().any(|&n| is_one_in(n, &group.id, self.seed));
         let lists: Vec<(&str, Vec<&Group>)> = self
             .lists
             .iter()
             .map(|(group_type, list)| (group_type.as_str(), list.iter().filter(is_kept).collect()))
             .collect();
         let lists = lists.iter().map(|(group_type, list)| (*group_type, list.as_slice()));
-        self.page_of(&lists.collect(), asked)
+        self.page_of(&lists.collect(), request)
     }
 
+    /// Returns a page of these lists, or `None` if the cursor was not issued for the filter.
     fn page_of<G: Borrow<Group>>(
         &self,
         all_lists: &BTreeMap<&str, &[G]>,
@@ -249,36 +250,41 @@ struct CursorTarget {
     variant: u64,
 }
 
-/// Encodes the cursors of one filter. Like the API's cursors, they are above 2^63, have no visible
-/// structure and are invalid for other filters.
+/// Encodes and decodes the cursors of one filter. Like the API's cursors, they are above 2^63, have
+/// no visible structure and are invalid for other filters.
+///
+/// A cursor consists of the highest bit and a permutation of three fields: the start, the variant
+/// and a hash of the filter.
 struct Cursors {
     secret: u64,
-    filter_mark: u64,
+    filter_hash: u64,
 }
 
 impl Cursors {
-    const TOP: u64 = 1 << 63;
+    const HIGHEST_BIT: u64 = 1 << 63;
+    /// Half of the bits that are permuted.
     const HALF: u32 = 31;
     const VARIANT_BITS: u32 = 10;
-    const MARK_BITS: u32 = 2 * Self::HALF - RANK_BITS - Self::VARIANT_BITS;
+    const FILTER_HASH_BITS: u32 = 2 * Self::HALF - RANK_BITS - Self::VARIANT_BITS;
 
     fn new(seed: u64, filter: Option<&str>) -> Self {
         let secret = mixed(seed);
-        let mark =
-            filter.unwrap_or_default().bytes().fold(secret, |mark, byte| mixed(mark ^ u64::from(byte)));
-        Self { secret, filter_mark: mark & mask(Self::MARK_BITS) }
+        let hash =
+            filter.unwrap_or_default().bytes().fold(secret, |hash, byte| mixed(hash ^ u64::from(byte)));
+        Self { secret, filter_hash: hash & mask(Self::FILTER_HASH_BITS) }
     }
 
     fn encode(&self, CursorTarget { start, variant }: CursorTarget) -> u64 {
         let target = start << Self::VARIANT_BITS | variant & mask(Self::VARIANT_BITS);
-        Self::TOP | permuted(target << Self::MARK_BITS | self.filter_mark, Self::HALF, self.secret)
+        Self::HIGHEST_BIT
+            | permuted(target << Self::FILTER_HASH_BITS | self.filter_hash, Self::HALF, self.secret)
     }
 
     fn decode(&self, cursor: u64) -> Option<CursorTarget> {
-        let hidden = cursor.checked_sub(Self::TOP).filter(|hidden| hidden >> (2 * Self::HALF) == 0)?;
-        let plain = unpermuted(hidden, Self::HALF, self.secret);
-        let target = plain >> Self::MARK_BITS;
-        (plain & mask(Self::MARK_BITS) == self.filter_mark).then_some(CursorTarget {
+        let bits = cursor.checked_sub(Self::HIGHEST_BIT).filter(|bits| bits >> (2 * Self::HALF) == 0)?;
+        let plain = unpermuted(bits, Self::HALF, self.secret);
+        let target = plain >> Self::FILTER_HASH_BITS;
+        (plain & mask(Self::FILTER_HASH_BITS) == self.filter_hash).then_some(CursorTarget {
             start: target >> Self::VARIANT_BITS,
             variant: target & mask(Self::VARIANT_BITS),
         })

@@ -52,7 +52,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true); // if it fails, answers are only slower
+    // If this fails, answers are only slower.
+    let _ = stream.set_nodelay(true);
     let limit = SendLimit(Arc::new(AtomicUsize::new(usize::MAX)));
     let stream = InterruptibleStream { stream, limit: limit.clone() };
     let router = TowerToHyperService::new(router);

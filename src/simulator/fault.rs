@@ -140,7 +140,7 @@ pub enum Fault {
     /// Every second entry is left out.
     FewerGroups,
     /// The entries are in reverse order.
-    OtherOrder,
+    ReverseOrder,
     /// All groups have the undocumented code 99999.
     UnknownCodes,
     /// Groups that exist have the code of absent groups. Absent groups have code 0 and the type

@@ -94,7 +94,7 @@ impl SimulatedApp {
     }
 
     /// Returns the body of an answer.
-    pub(super) fn group_info(&self, asked: &InfoBody, faults: &[Fault]) -> Vec<u8> {
+    pub(super) fn group_info(&self, request_body: &InfoBody, faults: &[Fault]) -> Vec<u8> {
         let mut entries = self.read_groups(faults, |groups| -> Vec<Entry<'_>> {
             let entry = |id| {
                 let group_type = groups.type_of(id).map(str::to_owned);
@@ -103,17 +103,17 @@ impl SimulatedApp {
                 let details = Map::new();
                 Entry { group_id: id, error_code, error_info: "", group_type, details, absent_code }
             };
-            asked.group_id_list.iter().map(String::as_str).map(entry).collect()
+            request_body.group_id_list.iter().map(String::as_str).map(entry).collect()
         });
         // Codes for single groups are applied last, because they override codes for all groups.
-        // They are applied in reverse, so that the first one wins.
+        // They are applied in reverse, so that the code that was scripted first takes precedence.
         let (for_one, for_all): (Vec<_>, Vec<_>) =
             faults.iter().partition(|fault| matches!(fault, Fault::GroupCode(..)));
         for fault in for_all.into_iter().chain(for_one.into_iter().rev()) {
             apply(fault, &mut entries);
         }
 
-        let filter = asked.response_filter.group_base_info_filter.as_deref();
+        let filter = request_body.response_filter.group_base_info_filter.as_deref();
         let with_types = filter.is_none_or(|fields| fields.iter().any(|field| field == "Type"))
             && !faults.contains(&Fault::NoGroupTypes);
         for entry in &mut entries {
@@ -134,7 +134,7 @@ impl SimulatedApp {
             error_info: "",
             group_info: entries,
         };
-        serde_json::to_vec(&answer).expect("texts and numbers always serialise")
+        serde_json::to_vec(&answer).expect("strings and numbers always serialise")
     }
 }
 
@@ -184,7 +184,7 @@ fn apply(fault: &Fault, entries: &mut Vec<Entry<'_>>) {
                 nth % 2 == 1
             });
         }
-        Fault::OtherOrder => entries.reverse(),
+        Fault::ReverseOrder => entries.reverse(),
         _ => {}
     }
 }

@@ -78,7 +78,7 @@ impl SimulatedApp {
         let request = traffic.log_list(arrived_at, group_type, limit, next);
         let admitted = authenticated.and_then(|()| {
             let is_too_early =
-                self.settings.min_interval.is_some_and(|interval| !traffic.admit(arrived_at, interval));
+                self.settings.min_interval.is_some_and(|interval| !traffic.admit_list(arrived_at, interval));
             // The documentation does not say which code the rate limit has. It describes 10006 with
             // this call as the example.
             if is_too_early { Err(Refusal(10006, "operations come too frequently")) } else { Ok(()) }
@@ -90,10 +90,10 @@ impl SimulatedApp {
     pub(super) fn list(
         &self,
         request_number: u64,
-        asked: &ListBody,
+        request_body: &ListBody,
         faults: &[Fault],
     ) -> Result<Vec<u8>, Refusal> {
-        let filter = asked.group_type.as_deref().filter(|_| !faults.contains(&Fault::IgnoreGroupType));
+        let filter = request_body.group_type.as_deref().filter(|_| !faults.contains(&Fault::IgnoreGroupType));
         if filter.is_some_and(|group_type| !lock(&self.groups).catalog().knows_type(group_type)) {
             return Err(Refusal(10004, "unknown GroupType"));
         }
@@ -107,8 +107,8 @@ impl SimulatedApp {
         let request = PageRequest {
             request_number,
             filter,
-            next: asked.next,
-            limit: asked.limit as usize,
+            next: request_body.next,
+            limit: request_body.limit as usize,
             leave_out_one_in: &leave_out_one_in,
         };
         let page = self
@@ -122,7 +122,7 @@ impl SimulatedApp {
         };
         for fault in faults {
             match fault {
-                Fault::InventIds => self.invent_ids(&mut draft, asked),
+                Fault::InventIds => self.invent_ids(&mut draft, request_body),
                 fault => apply(fault, &mut draft),
             }
         }
@@ -135,11 +135,11 @@ impl SimulatedApp {
     }
 
     /// Replaces the ids of the page by ids that no group has, and `Next` by a fresh cursor.
-    fn invent_ids(&self, draft: &mut Draft, asked: &ListBody) {
-        let community = asked.group_type.as_deref() == Some("Community");
-        let first = self.invented.fetch_add(asked.limit.into(), Ordering::Relaxed);
+    fn invent_ids(&self, draft: &mut Draft, request_body: &ListBody) {
+        let community = request_body.group_type.as_deref() == Some("Community");
+        let first = self.invented.fetch_add(request_body.limit.into(), Ordering::Relaxed);
         draft.page.ids.clear();
-        for n in first..first + u64::from(asked.limit) {
+        for n in first..first + u64::from(request_body.limit) {
             draft.page.ids.push(&invented_id(community, n, self.settings.seed));
         }
         // A low count, so that only the client's own limits end the list.

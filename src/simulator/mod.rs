@@ -1,6 +1,6 @@
 //! A simulator of Tencent Cloud IM: an app whose groups can be created and dissolved, served over
-//! HTTP under the API's paths, with the API's signature check and error codes. Faults can be
-//! scripted.
+//! HTTP under the API's paths, with the API's signature check and error codes. Tests can script
+//! faults.
 //!
 //! `demo`, `simulate`, the tests and the benchmarks use it. It implements the API's documentation.
 //! What the documentation leaves open is a setting, such as the order of the list and the meaning
@@ -10,7 +10,7 @@
 //! - [`Simulator`] is the running server. Dropping it stops the server.
 //! - [`SimulatedApp`] is the app that the server serves. Its methods create and dissolve groups,
 //!   script faults and hold requests. They may be called from any thread, and from hooks.
-//! - [`Fault`] is an error of an answer. [`At`] selects the requests that it affects.
+//! - [`Fault`] is one kind of failed or wrong answer. [`At`] selects the requests that it affects.
 
 mod app;
 mod authentication;

@@ -58,7 +58,8 @@ pub(super) fn unpermuted(number: u64, half: u32, key: u64) -> u64 {
     left << half | right
 }
 
-/// The finaliser of splitmix64. Every bit of the result depends on every bit of the number.
+/// Returns a hash of a number, computed with the finaliser of splitmix64. Every bit of the hash
+/// depends on every bit of the number.
 pub(super) fn mixed(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -66,6 +67,7 @@ pub(super) fn mixed(number: u64) -> u64 {
     number ^ number >> 31
 }
 
+/// Returns a number whose lowest `bits` bits are 1.
 pub(super) fn mask(bits: u32) -> u64 {
     (1 << bits) - 1
 }

@@ -27,9 +27,9 @@ use crate::tencent::info::GROUP_INFO_PATH;
 use crate::tencent::statistics::STATISTICS_PATH;
 use crate::tencent::wire::LIST_GROUPS_PATH;
 
-/// An upper bound for the size of an answer's head, which is slightly smaller.
+/// Slightly more than the size of an answer's head in bytes.
 const HEAD_BYTES: usize = 128;
-/// The size of an oversized body. It exceeds any reasonable limit.
+/// The size of an oversized body in bytes. It exceeds any reasonable limit.
 const OVERSIZED_BYTES: usize = 64 << 20;
 
 pub(super) fn router(app: Arc<SimulatedApp>) -> Router {

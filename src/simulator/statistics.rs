@@ -32,11 +32,12 @@ impl SimulatedApp {
     }
 
     /// Returns the body of an answer. Numbers are strings, and there is no `ActionStatus`.
-    pub(super) fn statistics(&self, asked: &StatisticsBody, faults: &[Fault]) -> Vec<u8> {
+    pub(super) fn statistics(&self, request_body: &StatisticsBody, faults: &[Fault]) -> Vec<u8> {
         let is_sent = |field: &str| {
-            let is_asked =
-                asked.request_field.as_ref().is_none_or(|fields| fields.iter().any(|f| f == field));
-            is_asked && !faults.iter().any(|fault| matches!(fault, Fault::NoStatistic(name) if name == field))
+            let is_requested =
+                request_body.request_field.as_ref().is_none_or(|fields| fields.iter().any(|f| f == field));
+            is_requested
+                && !faults.iter().any(|fault| matches!(fault, Fault::NoStatistic(name) if name == field))
         };
         let entry = |day: HistoryDay| -> Map<String, Value> {
             let sent = fields(&day).into_iter().filter(|(field, _)| is_sent(field));

@@ -10,6 +10,7 @@ use super::request::{Call, SeenRequest};
 /// The maximum number of requests in the log. The oldest ones are removed.
 const MAX_LOGGED: usize = 100_000;
 
+/// The requests so far, and what is scripted for the next ones.
 #[derive(Default)]
 pub(super) struct Traffic {
     received: u64,
@@ -17,7 +18,8 @@ pub(super) struct Traffic {
     infos_received: u64,
     statistics_received: u64,
     log: VecDeque<SeenRequest>,
-    last_admitted: Option<Instant>,
+    /// The time at which the last list request was admitted.
+    last_list_admitted: Option<Instant>,
     /// The times at which the `get_group_info` requests of the last second were admitted, in
     /// ascending order.
     infos_admitted: VecDeque<Instant>,
@@ -82,10 +84,10 @@ impl Traffic {
 
     /// Returns whether a list request is admitted: at least `min_interval` after the last admitted
     /// one. Refused requests do not count.
-    pub(super) fn admit(&mut self, arrived_at: Instant, min_interval: Duration) -> bool {
-        let admitted = self.last_admitted.is_none_or(|last| arrived_at - last >= min_interval);
+    pub(super) fn admit_list(&mut self, arrived_at: Instant, min_interval: Duration) -> bool {
+        let admitted = self.last_list_admitted.is_none_or(|last| arrived_at - last >= min_interval);
         if admitted {
-            self.last_admitted = Some(arrived_at);
+            self.last_list_admitted = Some(arrived_at);
         }
         admitted
     }
@@ -123,6 +125,7 @@ impl Traffic {
     }
 }
 
+/// Returns what is scripted for a request.
 fn matching<T: Clone>(rules: &[(At, T)], request: &SeenRequest, seed: u64) -> Vec<T> {
     rules.iter().filter(|(at, _)| at.matches(request, seed)).map(|(_, rule)| rule.clone()).collect()
 }

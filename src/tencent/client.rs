@@ -83,7 +83,7 @@ pub struct GroupAnswer {
     pub details: Option<GroupDetails>,
 }
 
-/// What `get_group_info` is asked to return about each group.
+/// The fields of each group that a `get_group_info` request selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fields {
     /// The type.
@@ -117,7 +117,7 @@ pub struct Client {
     outage: Mutex<Option<Outage>>,
 }
 
-/// A time in which the API did not answer.
+/// A period in which the API does not answer.
 struct Outage {
     since: Instant,
     /// The error that was reported last.
@@ -173,7 +173,8 @@ impl Client {
         answers.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Requests the app's statistics of the last 30 days (`getappinfo`), in ascending order of days.
+    /// Requests the app's statistics of the last 30 days (`getappinfo`), in ascending order of
+    /// days.
     pub async fn app_statistics(&self) -> Result<Vec<AppStatistics>, ApiError> {
         let usersig = self.usersig();
         let answer = self.post(STATISTICS_PATH, &StatisticsRequest::new(), &usersig).await?;
@@ -194,8 +195,8 @@ impl Client {
         *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an error without an answer of the API. Returns whether to report it: it is the first
-    /// one of an outage, or differs from the one that was reported last.
+    /// Records an error without an answer of the API. Returns whether to report it: whether it is
+    /// the first one of an outage, or differs from the one that was reported last.
     #[must_use]
     pub fn outage_to_report(&self, error: &ApiError) -> bool {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,14 +214,14 @@ impl Client {
         }
     }
 
-    /// Records that the API answered. Returns how long an outage lasted that ended with it.
+    /// Records that the API answered. If this ends an outage, returns how long the outage lasted.
     pub fn end_of_outage(&self) -> Option<Duration> {
         let outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner).take();
         outage.map(|outage| outage.since.elapsed())
     }
 
-    /// Updates the clock skew, but only for an answer of the API: the page of a proxy has a `Date`
-    /// of its own.
+    /// Updates the clock skew, but only from an answer of the API: the `Date` of a proxy's error
+    /// page is not the API's time.
     fn update_clock_skew<T>(&self, date: Option<DateTime<Utc>>, answer: &Result<T, ApiError>) {
         let is_from_api = matches!(answer, Ok(_) | Err(ApiError::Answered { .. }));
         if let Some(date) = date.filter(|_| is_from_api) {
@@ -229,6 +230,7 @@ impl Client {
         }
     }
 
+    /// Returns the cached signature, or a new one if there is none or it must be renewed.
     pub(super) fn usersig(&self) -> UserSig {
         let now = self.settings.clock.now().timestamp();
         let mut cached = self.signature.lock().unwrap_or_else(PoisonError::into_inner);
@@ -309,7 +311,7 @@ impl Client {
         if error.is_timeout() {
             return ApiError::Timeout { host, after: self.settings.request_timeout };
         }
-        if let Some(detail) = untrusted(&error) {
+        if let Some(detail) = certificate_error(&error) {
             return ApiError::Untrusted { host, detail };
         }
         let connecting = error.is_connect();
@@ -330,8 +332,8 @@ impl Client {
         self.settings.base_url.host_str().unwrap_or_default().to_owned()
     }
 
-    /// Adds advice to an error that the API answered. Removes the signature from `ErrorInfo`, in
-    /// case the API repeats it there.
+    /// Adds advice to an error that the API answered. Removes the signature from `ErrorInfo`, which
+    /// may repeat it.
     fn explain(&self, error: ApiError, usersig: &UserSig) -> ApiError {
         let ApiError::Answered { code, info, .. } = error else { return error };
         let info = info.replace(usersig.expose(), "(UserSig hidden)");
@@ -351,7 +353,7 @@ impl fmt::Debug for Client {
 }
 
 /// Returns what is wrong with the server's certificate, or `None` if the error has another cause.
-fn untrusted(error: &reqwest::Error) -> Option<String> {
+fn certificate_error(error: &reqwest::Error) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
         if let Some(rustls::Error::InvalidCertificate(what)) = error.downcast_ref() {

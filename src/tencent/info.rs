@@ -26,8 +26,8 @@ const DETAIL_FIELDS: [&str; 9] = [
     "MaxMemberNum",
 ];
 
-/// The maximum length of a text in characters. The API's own limits are lower. This
-/// limit bounds the memory that the answer of a broken server takes.
+/// The maximum length of a text in characters. The API's own limits are lower. This limit bounds
+/// the memory that an answer of a broken server takes.
 const MAX_CHARACTERS: usize = 1000;
 /// The greatest time in unix seconds: the end of the year 9999. Later times have no text in RFC
 /// 3339.
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_info_request_asks_only_for_types() {
+    fn a_request_for_types_selects_only_the_type() {
         let request = serde_json::to_value(InfoRequest::types_of(&["a", "b"])).unwrap();
         let expected = serde_json::json!({
             "GroupIdList": ["a", "b"], "ResponseFilter": { "GroupBaseInfoFilter": ["Type"] }

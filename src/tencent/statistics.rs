@@ -1,7 +1,7 @@
 //! The JSON of `getappinfo` (document 269/4193): the app's figures of the last 30 days.
 //!
 //! The documentation shows numbers as strings. Numbers are accepted in both forms. A figure that is
-//! not a number of that range becomes `None`, so that it does not discard the other figures.
+//! not a number from 0 to 2^63 - 1 becomes `None`. The other figures of the day are kept.
 
 use std::collections::BTreeMap;
 

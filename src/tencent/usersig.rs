@@ -53,7 +53,7 @@ impl SecretKey {
         Self(SecretString::from(key))
     }
 
-    /// Returns whether the key has 64 hexadecimal digits, as all known keys have.
+    /// Returns whether the key consists of 64 hexadecimal digits, as all known keys do.
     #[must_use]
     pub fn has_usual_form(&self) -> bool {
         let key = self.0.expose_secret();
@@ -121,6 +121,7 @@ pub enum InvalidUserSig {
     Expired,
 }
 
+/// The JSON object that a UserSig encodes.
 #[derive(Serialize, Deserialize)]
 struct Document {
     #[serde(rename = "TLS.ver")]
@@ -140,6 +141,7 @@ struct Document {
 }
 
 impl Document {
+    /// Returns the text whose HMAC is the field `TLS.sig`.
     fn signed_text(&self) -> String {
         let mut text = format!(
             "TLS.identifier:{}\nTLS.sdkappid:{}\nTLS.time:{}\nTLS.expire:{}\n",
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn debug_output_shows_neither_key_nor_signature() {
         let key = SecretKey::new(KEY);
-        let shown = format!("{key:?} {:?}", sign(&test_claims(), &key));
-        assert!(!shown.contains(&KEY[..8]) && !shown.contains("eJ"), "{shown}");
+        let debug = format!("{key:?} {:?}", sign(&test_claims(), &key));
+        assert!(!debug.contains(&KEY[..8]) && !debug.contains("eJ"), "{debug}");
     }
 }

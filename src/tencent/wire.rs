@@ -104,6 +104,7 @@ impl<'de> Visitor<'de> for EntrySeed<'_> {
     }
 }
 
+/// Deserialises the name of a field into whether it is `GroupId`.
 struct IsGroupId;
 
 impl<'de> de::DeserializeSeed<'de> for IsGroupId {
@@ -126,6 +127,7 @@ impl Visitor<'_> for IsGroupId {
     }
 }
 
+/// Deserialises the value of `GroupId` into the list of ids.
 struct IdSeed<'a>(&'a mut ListedIds);
 
 impl<'de> de::DeserializeSeed<'de> for IdSeed<'_> {

@@ -46,6 +46,7 @@ impl Connections {
         }
     }
 
+    /// Adds a new connection, which waits for a request.
     pub(super) fn add(&self) -> Connection {
         let mut table = self.lock();
         table.next_id += 1;
@@ -130,6 +131,7 @@ impl Drop for Connection {
     }
 }
 
+/// Marks a connection as answering a request. Dropping it marks the connection as waiting.
 pub(super) struct Answering(Arc<Connection>);
 
 impl Drop for Answering {
@@ -148,8 +150,8 @@ mod tests {
         connection.close.is_cancelled()
     }
 
-    /// Opens as many connections as are allowed, one each millisecond.
-    async fn full(connections: &Connections) -> Vec<Arc<Connection>> {
+    /// Opens as many connections as are allowed, one per millisecond.
+    async fn fill(connections: &Connections) -> Vec<Arc<Connection>> {
         let mut open = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             open.push(Arc::new(connections.add()));
@@ -161,7 +163,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_the_limit_the_connection_that_has_waited_longest_is_closed() {
         let connections = Connections::default();
-        let open = full(&connections).await;
+        let open = fill(&connections).await;
         // Connection 0 is being answered. The answer of connection 1 has just ended.
         let answering = open[0].answering();
         drop(open[1].answering());
@@ -180,7 +182,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn if_every_connection_is_being_answered_the_oldest_is_closed() {
         let connections = Connections::default();
-        let open = full(&connections).await;
+        let open = fill(&connections).await;
         let _answering: Vec<_> = open.iter().map(Connection::answering).collect();
         connections.wait_for_room().await;
         assert_eq!(open.iter().filter(|open| is_closed(open)).count(), 1);
@@ -200,7 +202,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_ended_makes_room() {
         let connections = Connections::default();
-        let mut open = full(&connections).await;
+        let mut open = fill(&connections).await;
         open.pop();
         connections.wait_for_room().await;
         assert!(!open.iter().any(|open| is_closed(open)));

@@ -20,8 +20,9 @@ use crate::store::Store;
 
 /// A database that does not answer within this time counts as unreachable.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the result of a database check is reused, so that many requests cost one query.
-const ANSWER_AGE: Duration = Duration::from_millis(500);
+/// The time for which the result of a database check is reused, so that many requests cost one
+/// query.
+const CHECK_MAX_AGE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 struct HealthState {
@@ -38,7 +39,7 @@ struct Check {
 }
 
 /// Returns the routes of the metrics listener.
-pub fn pages(health: Health, metrics: Arc<Metrics>) -> Router {
+pub fn routes(health: Health, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
@@ -54,10 +55,10 @@ async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     };
-    // The first line already contains the database's problem.
-    let in_first_line = database.problem();
+    // The first line already contains the problem of the database.
+    let database_problem = database.problem();
     let problems =
-        state.health.problems().into_iter().filter(|problem| Some(problem) != in_first_line.as_ref());
+        state.health.problems().into_iter().filter(|problem| Some(problem) != database_problem.as_ref());
     (status, lines([first].into_iter().chain(problems)))
 }
 
@@ -71,7 +72,7 @@ impl HealthState {
         };
         let mut last_check = self.last_check.lock().await;
         if let Some(Check { at, why_not }) = &*last_check
-            && at.elapsed() < ANSWER_AGE
+            && at.elapsed() < CHECK_MAX_AGE
         {
             return why_not.clone();
         }

@@ -10,6 +10,7 @@ use axum::http::uri::Authority;
 
 use crate::model::ListenAddress;
 
+/// The hosts that a listener accepts in requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedHosts {
     /// Accepts `localhost`, IP literals and these names, which are in lower case.

@@ -86,6 +86,7 @@ pub struct ListenError {
     error: io::Error,
 }
 
+/// Returns what to change so that the listener can be opened.
 fn remedy(key: &str, address: &ListenAddress, error: &io::Error) -> &'static str {
     let is_unix = matches!(address, ListenAddress::Unix(_));
     // An option cannot disable its listener.
@@ -117,6 +118,7 @@ fn remedy(key: &str, address: &ListenAddress, error: &io::Error) -> &'static str
     }
 }
 
+/// An open HTTP listener.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -236,7 +238,7 @@ fn with_limits(routes: Router, hosts: AllowedHosts) -> Router {
     // The last layer is the outermost.
     routes
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such page\n"))
-        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| panicked()))
+        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| panic_response()))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
         .layer(from_fn_with_state(admission, check_request))
@@ -248,7 +250,7 @@ fn with_limits(routes: Router, hosts: AllowedHosts) -> Router {
 }
 
 /// Returns the response after a panic. Only the log contains the message of the panic.
-fn panicked() -> Response {
+fn panic_response() -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the log says why\n").into_response()
 }
 

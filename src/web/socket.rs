@@ -13,9 +13,9 @@ use tokio_util::either::Either;
 
 use crate::model::ListenAddress;
 
-/// Maximum number of TCP connections that wait to be accepted. If the queue is full, the kernel drops
-/// the SYN of a client, which sends it again only a second later. The default of 128 is too small
-/// for 300 clients that reconnect at once.
+/// Maximum number of TCP connections that wait to be accepted. If the queue is full, the kernel
+/// drops the SYN of a client. The client sends it again only a second later. The default of 128 is
+/// too small for 300 clients that reconnect at once.
 const BACKLOG: u32 = 1024;
 /// Timeout for the check whether a process listens on an existing Unix socket. After a timeout the
 /// socket counts as in use.

@@ -1,5 +1,5 @@
 //! Cut connections to the server, silent or closed, and lease holders that die. Limits are a tenth
-//! of the product's, except where the program itself runs.
+//! of the real ones, except where the program itself runs.
 
 use std::time::Duration;
 
@@ -14,43 +14,43 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{Limits, StoreError, WrittenCounts};
 use tokio::time::{Instant, timeout};
 
-/// Divisor of the product's limits.
-pub(crate) const TENTH: u32 = 10;
+/// The real limits are divided by this number.
+pub(crate) const LIMITS_DIVISOR: u32 = 10;
 /// Maximum time until work continues after a cut has ended, and until a lease is taken over after
 /// its last renewal.
-pub(crate) const BOUND: Duration = Duration::from_secs(6);
+pub(crate) const MAX_RECOVERY: Duration = Duration::from_secs(6);
 
 /// Returns a database with short limits and the network between it and its stores.
-async fn behind_a_network() -> Option<(TestDatabase, Network)> {
+async fn database_behind_network() -> Option<(TestDatabase, Network)> {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
-        harness::skip("there is no network before a named server");
+        harness::skip("connections to a named server cannot be cut, because its socket is not known");
         return None;
     };
     let network = Network::in_front_of(folder);
     let mut database = server.database().await;
     database.pooler = Some(network.folder().to_owned());
-    database.limits = Limits::default().divided_by(TENTH);
+    database.limits = Limits::default().divided_by(LIMITS_DIVISOR);
     Some((TestDatabase::on_postgres(database).await, network))
 }
 
 /// Returns the same database with direct connections, as another process has.
-async fn beside_the_network(db: &TestDatabase) -> TestDatabase {
-    let Location::Postgres(database) = &db.location else { panic!("these tests are PostgreSQL's") };
+async fn directly_connected(db: &TestDatabase) -> TestDatabase {
+    let Location::Postgres(database) = &db.location else { panic!("this test needs PostgreSQL") };
     TestDatabase::on_postgres(database.direct()).await
 }
 
-async fn within_the_bound<T>(run: impl Future<Output = T>) -> T {
-    timeout(BOUND, run).await.expect("it takes longer than the bound")
+async fn within_max_recovery<T>(run: impl Future<Output = T>) -> T {
+    timeout(MAX_RECOVERY, run).await.expect("the recovery takes too long")
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_transaction_cut_at_any_statement_is_done_once_within_the_bound() {
+async fn a_transaction_that_is_cut_at_any_statement_is_committed_once() {
     let statements =
         ["BEGIN", "INSERT INTO group_event", "INSERT INTO group_row", "UPDATE lease", "COMMIT\0"];
     for state in [ConnectionState::Closed, ConnectionState::Silent] {
-        let Some((db, network)) = behind_a_network().await else { return };
+        let Some((db, network)) = database_behind_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
         let mut number = 0;
@@ -60,7 +60,7 @@ async fn a_transaction_cut_at_any_statement_is_done_once_within_the_bound() {
                 network.cut_at(statement, arrives, state);
                 let id = format!("x{number}");
                 let ids = [id.as_str()];
-                let written = within_the_bound(leased.list(crawl, leased.public, at(2, 1), &ids)).await;
+                let written = within_max_recovery(leased.list(crawl, leased.public, at(2, 1), &ids)).await;
                 let once = WrittenCounts { first_listed: 1, appeared: 1, ..WrittenCounts::default() };
                 assert_eq!(written, once, "{statement} {arrives} {state:?}");
             }
@@ -74,14 +74,14 @@ async fn a_transaction_cut_at_any_statement_is_done_once_within_the_bound() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn idle_connections_that_have_fallen_silent_are_replaced_within_the_bound() {
-    let Some((db, network)) = behind_a_network().await else { return };
+async fn idle_connections_that_have_fallen_silent_are_replaced_in_time() {
+    let Some((db, network)) = database_behind_network().await else { return };
     let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
     let many = (0..8).map(|_| db.store.app_statuses());
     futures_util::future::join_all(many).await;
     network.cut(Cut::All, ConnectionState::Silent);
     network.restore();
-    let statuses = within_the_bound(db.store.app_statuses()).await.unwrap();
+    let statuses = within_max_recovery(db.store.app_statuses()).await.unwrap();
     assert_eq!(statuses.len(), 1);
     leased.lease.renew().await.unwrap();
     network.cut(Cut::All, ConnectionState::Silent);
@@ -92,8 +92,8 @@ async fn idle_connections_that_have_fallen_silent_are_replaced_within_the_bound(
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_holder_without_its_database_stops_before_another_process_has_its_lease() {
     for state in [ConnectionState::Silent, ConnectionState::Closed] {
-        let Some((db, network)) = behind_a_network().await else { return };
-        let other = beside_the_network(&db).await;
+        let Some((db, network)) = database_behind_network().await else { return };
+        let other = directly_connected(&db).await;
         let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
         network.cut(Cut::All, state);
         let cut = Instant::now();
@@ -107,14 +107,14 @@ async fn a_holder_without_its_database_stops_before_another_process_has_its_leas
         };
         let ((ended, stopped), (_lease, taken)) = tokio::join!(working, waiting);
         assert!(matches!(ended, Err(StoreError::LeaseExpired { .. })), "{ended:?}");
-        assert!(stopped <= taken, "the holder worked for {:?} beside the next one", stopped - taken);
-        assert!(taken - cut <= BOUND, "{:?}", taken - cut);
+        assert!(stopped <= taken, "both holders worked for {:?}", stopped - taken);
+        assert!(taken - cut <= MAX_RECOVERY, "{:?}", taken - cut);
     }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn work_that_comes_back_after_its_lease_has_expired_does_not_go_on() {
+async fn work_that_resumes_after_its_lease_has_expired_is_aborted() {
     let db = TestDatabase::postgres().await;
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     let mut steps = 0;
@@ -137,36 +137,36 @@ async fn work_that_comes_back_after_its_lease_has_expired_does_not_go_on() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_within_the_bound() {
+async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_for_a_limited_time() {
     // `UPDATE lease`, the last statement before the commit, locks the lease's row. The other
     // statements lock groups.
     for statement in ["INSERT INTO group_row", "UPDATE lease", "COMMIT\0"] {
-        let Some((db, network)) = behind_a_network().await else { return };
+        let Some((db, network)) = database_behind_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
         network.cut_at(statement, statement != "COMMIT\0", ConnectionState::Silent);
         let died = Instant::now();
         let dying = timeout(Duration::from_millis(300), leased.list(crawl, leased.public, at(2, 1), &["b"]));
-        assert!(dying.await.is_err(), "it was not cut");
+        assert!(dying.await.is_err(), "the connection was not cut");
         network.cut(Cut::All, ConnectionState::Silent);
 
-        let other = beside_the_network(&db).await;
-        let lease = within_the_bound(other.store.lease(sdk_app_id(), |_| ())).await.unwrap();
+        let other = directly_connected(&db).await;
+        let lease = within_max_recovery(other.store.lease(sdk_app_id(), |_| ())).await.unwrap();
         let LeasedApp { app, public, private, .. } = leased;
         let next = LeasedApp { db: &other, app, public, private, lease };
         let crawl = next.open(at(3, 0)).await;
         next.list(crawl, next.public, at(3, 1), &["b"]).await;
-        assert!(died.elapsed() <= BOUND, "{statement}: {:?}", died.elapsed());
+        assert!(died.elapsed() <= MAX_RECOVERY, "{statement}: {:?}", died.elapsed());
         next.complete(crawl, at(3, 0), at(3, 2), &[next.public]).await;
         db.assert_consistent().await;
     }
 }
 
-/// Returns a program that reaches its database through a network. Its limits are the product's.
+/// Returns a program that reaches its database through a network. Its limits are the real ones.
 async fn program_behind_a_network() -> Option<(ProgramHarness, Network, String)> {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
-        harness::skip("there is no network before a named server");
+        harness::skip("connections to a named server cannot be cut, because its socket is not known");
         return None;
     };
     let network = Network::in_front_of(folder);
@@ -183,26 +183,26 @@ fn service_through(program: &ProgramHarness, url: &str) -> Service {
     Service::from_process(program.spawn(&mut command))
 }
 
-async fn stops_in_time(service: Service, state: &str) {
-    let asked = Instant::now();
+async fn assert_stops_in_time(service: Service, state: &str) {
+    let requested = Instant::now();
     let code = service.stop().await;
-    assert!(asked.elapsed() <= Duration::from_secs(5), "{state}: {:?}", asked.elapsed());
+    assert!(requested.elapsed() <= Duration::from_secs(5), "{state}: {:?}", requested.elapsed());
     // Code 1 is allowed, because a task that waits for the server may have been abandoned.
     assert!(matches!(code, Some(0 | 1)), "{state}: {code:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_from_it() {
+async fn a_service_with_a_silent_server_stops_within_five_seconds_in_every_state() {
     let Some((program, network, url)) = program_behind_a_network().await else { return };
     network.cut(Cut::All, ConnectionState::Silent);
     let opening = service_through(&program, &url).wait_for_log("waiting for the database").await;
-    stops_in_time(opening, "opening the database").await;
+    assert_stops_in_time(opening, "opening the database").await;
 
     network.restore();
     let idle = service_through(&program, &url).wait_for_log("crawl complete").await;
     network.cut(Cut::All, ConnectionState::Silent);
-    stops_in_time(idle, "waiting for a tick").await;
+    assert_stops_in_time(idle, "waiting for a tick").await;
 
     for request in [2, REQUESTS] {
         network.restore();
@@ -214,7 +214,7 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
         network.cut(Cut::All, ConnectionState::Silent);
         held.release();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        stops_in_time(crawling, "in a crawl").await;
+        assert_stops_in_time(crawling, "in a crawl").await;
         network.close_silent();
         program.harness.db.expire_leases().await;
     }
@@ -225,14 +225,14 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
     waiting.signal(Signal::USR1);
     let waiting = waiting.wait_for_log("waiting until it has finished").await;
     network.cut(Cut::All, ConnectionState::Silent);
-    stops_in_time(waiting, "waiting for the lease").await;
+    assert_stops_in_time(waiting, "waiting for the lease").await;
 }
 
-/// Runs with the product's limits: a process is stopped (SIGSTOP) inside a transaction that has
-/// locked its lease.
+/// Suspends a process (SIGSTOP) inside a transaction that has locked its lease. The limits are the
+/// real ones.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_service_that_is_stopped_inside_a_transaction_is_replaced_within_a_minute() {
+async fn a_service_that_is_suspended_inside_a_transaction_is_replaced_within_a_minute() {
     if !campaign::is_full() {
         harness::skip("at the real limits this takes a minute; tests/run does it");
         return;

@@ -15,15 +15,15 @@ use tim_group_sync::store::Limits;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::cuts::{BOUND, TENTH};
+use crate::cuts::{LIMITS_DIVISOR, MAX_RECOVERY};
 
 /// How transactions reach the standby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replication {
     /// The primary acknowledges a commit after the standby has it.
     Synchronous,
-    /// The last transactions do not reach the standby.
-    LosingTheLast,
+    /// The latest transactions do not reach the standby.
+    LosesLatest,
 }
 
 /// Crawls until a crawl is complete, as the daemon does, and returns how long that took.
@@ -34,7 +34,7 @@ async fn crawl_until_complete(harness: &Harness) -> Duration {
         if crawled.is_ok_and(|report| report.status == CrawlStatus::Complete) {
             return since.elapsed();
         }
-        sleep(Duration::from_secs(5) / TENTH).await;
+        sleep(Duration::from_secs(5) / LIMITS_DIVISOR).await;
     }
 }
 
@@ -48,7 +48,7 @@ async fn events(harness: &Harness) -> BTreeMap<i64, Vec<String>> {
 async fn fail_over(replication: Replication, at_request: u64) {
     let Some(server) = DedicatedServer::start() else { return };
     let network = Network::in_front_of(&server.folder);
-    let database = server.database_behind(&network, Limits::default().divided_by(TENTH)).await;
+    let database = server.database_behind(&network, Limits::default().divided_by(LIMITS_DIVISOR)).await;
     let harness = Harness::with_database(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
     harness.api.create_many("Public", 12);
     harness.create("Private", "a b c");
@@ -61,11 +61,11 @@ async fn fail_over(replication: Replication, at_request: u64) {
             server.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
             server.execute("SELECT pg_reload_conf()").await;
         }
-        Replication::LosingTheLast => {}
+        Replication::LosesLatest => {}
     }
     harness.create("Public", "before");
     assert_eq!(harness.crawl().await.status, CrawlStatus::Complete);
-    if replication == Replication::LosingTheLast {
+    if replication == Replication::LosesLatest {
         server.execute_on_replica("ALTER SYSTEM SET primary_conninfo = ''").await;
         server.execute_on_replica("SELECT pg_reload_conf()").await;
         // The standby does not receive this crawl.
@@ -94,7 +94,7 @@ async fn fail_over(replication: Replication, at_request: u64) {
         assert!(matches!(report.status, CrawlStatus::Complete | CrawlStatus::Failed), "{report:?}");
     }
     crawl_until_complete(&harness).await;
-    assert!(promoted.elapsed() <= BOUND, "{replication:?} {at_request}: {:?}", promoted.elapsed());
+    assert!(promoted.elapsed() <= MAX_RECOVERY, "{replication:?} {at_request}: {:?}", promoted.elapsed());
     harness.assert_table_matches_api().await;
     // No id is reused: each event is the one that readers saw under its id, or its id is greater
     // than all ids that they saw.
@@ -123,6 +123,6 @@ async fn after_a_failover_to_a_synchronous_standby_nothing_is_lost_or_done_twice
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn after_a_failover_that_lost_the_last_transactions_the_next_crawl_brings_the_tables_up_to_date() {
     for at_request in [1, 4, 7] {
-        fail_over(Replication::LosingTheLast, at_request).await;
+        fail_over(Replication::LosesLatest, at_request).await;
     }
 }

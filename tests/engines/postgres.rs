@@ -115,13 +115,13 @@ async fn a_lease_is_renewed_and_released_while_every_connection_writes() {
     let writes: Vec<_> = writes.collect();
     wait_for_blocked_connections(&db, "10").await;
     advance_time(6).await;
-    let beside_them = async {
+    let renewal_and_release = async {
         lease.renew().await.unwrap();
         assert_ne!(db.value("SELECT expires_at FROM lease").await, "0");
         lease.release_unused().await;
         assert_eq!(db.value("SELECT count(holder) FROM lease").await, "0");
     };
-    with_timeout(beside_them).await;
+    with_timeout(renewal_and_release).await;
     locking.close().await.unwrap();
     for write in writes {
         write.await.unwrap().unwrap();
@@ -172,10 +172,10 @@ async fn work_under_a_lease_is_aborted_once_another_process_has_the_lease() {
     let _other = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     let endless = lease.run_while_held(std::future::pending::<()>());
     let (outcome, ()) = with_timeout(async { tokio::join!(endless, advance_time(9)) }).await;
-    assert!(lost(&outcome), "{outcome:?}");
+    assert!(is_lease_lost(&outcome), "{outcome:?}");
 }
 
-fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
+fn is_lease_lost<T>(outcome: &Result<T, StoreError>) -> bool {
     matches!(outcome, Err(StoreError::LeaseLost { app }) if *app == sdk_app_id())
 }
 
@@ -190,9 +190,9 @@ async fn a_crawl_whose_lease_was_lost_writes_nothing_more() {
     let quick = LeasedApp::on(&db).await;
     let before = db.lines("SELECT * FROM group_row ORDER BY group_id").await;
 
-    assert!(lost(&slow.try_list(crawl, slow.public, false, at(2, 1), &["c"]).await));
-    assert!(lost(&db.store.end_baseline(&slow.lease, slow.app, slow.private, crawl).await));
-    assert!(lost(&slow.close(crawl, at(2, 0), at(2, 2), &gone).await));
+    assert!(is_lease_lost(&slow.try_list(crawl, slow.public, false, at(2, 1), &["c"]).await));
+    assert!(is_lease_lost(&db.store.end_baseline(&slow.lease, slow.app, slow.private, crawl).await));
+    assert!(is_lease_lost(&slow.close(crawl, at(2, 0), at(2, 2), &gone).await));
     assert_eq!(db.lines("SELECT * FROM group_row ORDER BY group_id").await, before);
     let status = format!("SELECT status FROM crawl WHERE crawl_id = {crawl}");
     assert_eq!(db.value(&status).await, "running");
@@ -325,12 +325,12 @@ async fn the_schema_can_be_named_and_one_database_can_have_two() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn every_view_and_every_column_has_a_comment() {
     let db = TestDatabase::postgres().await;
-    let silent = "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum >= 0
+    let without_comment = "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum >= 0
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND col_description(c.oid, a.attnum) IS NULL
                   UNION ALL
                   SELECT c.relname, '' FROM pg_class c
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL";
-    assert_eq!(db.lines(silent).await, [""; 0]);
+    assert_eq!(db.lines(without_comment).await, [""; 0]);
     let views = "SELECT count(*) FROM pg_class WHERE relnamespace = 'tim'::regnamespace AND relkind = 'v'";
     assert_eq!(db.value(views).await, "15");
 }
@@ -339,7 +339,7 @@ async fn every_view_and_every_column_has_a_comment() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn views_use_the_types_of_postgresql() {
     let db = TestDatabase::postgres().await;
-    let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
+    let unexpected = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
                      WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of', 'live_from', 'live_until',
                          'complete_from') THEN 'timestamp with time zone'
@@ -354,7 +354,7 @@ async fn views_use_the_types_of_postgresql() {
                        OR column_name LIKE '%count%' AND column_name <> 'average_total_count' OR column_name LIKE 'purged%' THEN 'bigint'
                      WHEN column_name LIKE '%\\_seconds' OR column_name IN ('success_rate', 'average_total_count') THEN 'double precision'
                      ELSE 'text' END";
-    assert_eq!(db.lines(odd).await, [""; 0]);
+    assert_eq!(db.lines(unexpected).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -368,7 +368,7 @@ async fn a_column_of_another_collation_is_joined_with_collate_c() {
     let join = |own: &str, on: &str| {
         format!("SELECT g.group_id FROM tim.groups g JOIN {own} ON {own}.group_id {on} ORDER BY g.group_id")
     };
-    // A column of the database's collation needs nothing.
+    // A column with the collation of the database needs no COLLATE clause.
     assert_eq!(db.lines(&join("public.plain", "= g.group_id")).await, ["B", "a"]);
     let mut connection = database(&db).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
     for on in ["= g.group_id", "< g.group_id"] {
@@ -580,8 +580,9 @@ async fn a_read_only_database_is_refused_for_writing() {
 async fn an_unreachable_server_is_a_transient_error_and_a_wrong_address_is_not() {
     let open =
         async |url: &str| Store::open(&DatabaseLocation::Postgres(PostgresDatabase::new(url).unwrap())).await;
-    for away in ["postgres://u:geheim@127.0.0.1:1/d", "postgres://u:geheim@localhost/d?host=/nowhere"] {
-        let error = open(away).await.unwrap_err();
+    for unreachable in ["postgres://u:geheim@127.0.0.1:1/d", "postgres://u:geheim@localhost/d?host=/nowhere"]
+    {
+        let error = open(unreachable).await.unwrap_err();
         assert!(error.is_transient() && !error.is_configuration(), "{error:?}");
         assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
     }
@@ -595,7 +596,7 @@ async fn an_unreachable_server_is_a_transient_error_and_a_wrong_address_is_not()
 async fn a_password_is_required_and_never_shown() {
     let server = PostgresServer::shared().await;
     if !server.is_started_by_tests() {
-        harness::skip("a named server decides itself who needs a password");
+        harness::skip("whether a named server requires passwords is not known");
         return;
     }
     let db = TestDatabase::postgres().await;
@@ -619,17 +620,17 @@ async fn a_password_is_required_and_never_shown() {
     server.administer(&format!("DROP ROLE {role}")).await;
 }
 
-/// The server's clock cannot be set here. A lease that lasts for an hour is what its holder leaves when it dies before the
-/// clock is set back by an hour.
+/// The server's clock cannot be set here. Instead, the test moves the expiry of a lease into the
+/// future: the same row results if the holder dies and then the clock is set back by an hour.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_any_other() {
+async fn after_the_servers_clock_was_set_back_a_lease_still_expires_within_30_seconds() {
     let db = TestDatabase::postgres().await;
     let dead = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     drop(dead);
     let hour_later = "UPDATE lease SET expires_at = expires_at + 3600000, taken_at = taken_at + 3600000";
     execute(&db, hour_later).await;
-    assert_eq!(db.store.lease_holder(sdk_app_id()).await.unwrap(), None, "no holder can last that long");
+    assert_eq!(db.store.lease_holder(sdk_app_id()).await.unwrap(), None, "no lease can last that long");
     assert_eq!(db.store.leased_apps(&[sdk_app_id()]).await.unwrap(), []);
     assert!(with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().is_none());
     let left = "SELECT (expires_at - extract(epoch FROM now()) * 1000) BETWEEN 20000 AND 30000 FROM lease";
@@ -638,7 +639,8 @@ async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_a
     db.expire_leases().await;
     let next = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
 
-    // A pause that the holder before it asked for is not waited for with the lease, and bounded by who takes it.
+    // The next holder gets the pause that the previous holder has recorded. `try_lease` neither
+    // waits for it nor shortens it.
     next.release(Clock::system().now(), Duration::from_secs(3600)).await;
     let taken = with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().expect("it is free");
     assert!(taken.pause(Clock::system().now()) > Duration::from_secs(3590));
@@ -646,14 +648,14 @@ async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_a
     let kept = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     assert!(
         kept.pause(Clock::system().now()) > Duration::from_secs(3580),
-        "it was given back without a request"
+        "a lease that was released unused keeps its recorded pause"
     );
 }
 
-/// As after a restore or a replication without the sequences.
+/// A restore or a replication without the sequences leaves identity columns behind their rows.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn an_identity_that_is_behind_its_rows_is_an_error_and_not_a_served_tick() {
+async fn a_crawl_id_that_exists_already_is_an_error_and_not_a_tick_that_was_crawled() {
     let db = TestDatabase::postgres().await;
     let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
     execute(&db, "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 1").await;
@@ -662,7 +664,7 @@ async fn an_identity_that_is_behind_its_rows_is_an_error_and_not_a_served_tick()
         trigger: Trigger::Schedule,
         due_at: Some(at(2, 0)),
         started_at: at(2, 0),
-        host: "bench".to_owned(),
+        host: "test".to_owned(),
         group_types: group_types(&["Public"]),
     };
     let refused = db.store.open_crawl(&leased.lease, &new, day()).await.unwrap_err();
@@ -685,7 +687,7 @@ async fn a_crawl_after_a_lease_that_was_not_released_waits_for_one_request_inter
 async fn a_password_is_read_again_for_each_new_connection() {
     let server = PostgresServer::shared().await;
     if !server.is_started_by_tests() {
-        harness::skip("a named server decides itself who needs a password");
+        harness::skip("whether a named server requires passwords is not known");
         return;
     }
     let db = TestDatabase::postgres().await;
@@ -714,7 +716,7 @@ async fn a_password_is_read_again_for_each_new_connection() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_database_that_does_not_store_utf8_is_refused_with_a_sentence() {
+async fn a_database_that_does_not_store_utf8_is_refused_with_the_reason() {
     let server = PostgresServer::shared().await;
     let name = format!("latin_{}", std::process::id());
     server
@@ -729,7 +731,7 @@ async fn a_database_that_does_not_store_utf8_is_refused_with_a_sentence() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_server_without_a_free_connection_is_named_as_such() {
+async fn the_error_names_a_server_that_has_no_free_connection() {
     let server = PostgresServer::shared().await;
     let db = TestDatabase::postgres().await;
     let role = format!("crowded_{}", database(&db).name);
@@ -744,7 +746,7 @@ async fn a_server_without_a_free_connection_is_named_as_such() {
     server.administer(&format!("DROP ROLE {role}")).await;
 }
 
-/// Makes the newest migration pending, and removes the views that it made.
+/// Makes the newest migration pending, and removes the views that it created.
 async fn undo_newest_migration(db: &TestDatabase) {
     execute(
         db,
@@ -759,7 +761,7 @@ async fn undo_newest_migration(db: &TestDatabase) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_migration_does_not_stay_in_the_queue_for_a_lock_and_is_made_when_the_lock_is_free() {
+async fn a_migration_leaves_the_queue_for_a_lock_and_is_applied_once_the_lock_is_free() {
     let db = TestDatabase::postgres().await;
     undo_newest_migration(&db).await;
     let mut other = database(&db).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
@@ -769,7 +771,7 @@ async fn a_migration_does_not_stay_in_the_queue_for_a_lock_and_is_made_when_the_
         async move { store.migrate().await }
     });
     wait_for_blocked_connections(&db, "1").await;
-    // It leaves the queue though the lock is not free.
+    // The migration leaves the queue although the lock is not free.
     with_timeout(wait_for_blocked_connections(&db, "0")).await;
     assert!(!migrating.is_finished());
     other.close().await.unwrap();
@@ -783,7 +785,7 @@ async fn a_migration_does_not_stay_in_the_queue_for_a_lock_and_is_made_when_the_
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn only_what_is_pending_is_printed() {
+async fn only_pending_migrations_are_printed() {
     let db = TestDatabase::postgres().await;
     assert_eq!(db.store.pending_sql().await.unwrap(), "-- Nothing to apply: the tables are up to date.\n");
     undo_newest_migration(&db).await;
@@ -849,7 +851,7 @@ async fn assert_every_live_group_is_read_once(db: &TestDatabase, app: AppId) {
     let mut live = db.lines(&live).await;
     read.sort();
     live.sort();
-    assert!(read == live, "{} named, {} live", read.len(), live.len());
+    assert!(read == live, "{} read, {} live", read.len(), live.len());
 }
 
 #[tokio::test]
@@ -861,7 +863,7 @@ async fn every_live_group_is_read_once_with_every_query_plan() {
     let (large, _) = db.store.register_app(&identity(1), &[]).await.unwrap();
     let (small, _) = db.store.register_app(&identity(2), &[]).await.unwrap();
     let (many_types, _) = db.store.register_app(&identity(3), &[]).await.unwrap();
-    // Each app has the groups of the others in its table, and must read only its own.
+    // The apps share the table. Each must read only its own groups.
     for part in [small, large, many_types] {
         fill(&db, part, if part == large { 160_000 } else { 500 }, if part == many_types { 70 } else { 6 })
             .await;

@@ -37,16 +37,16 @@ async fn services_that_start_at_the_same_time_on_an_empty_database_crawl_a_tick_
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let crawls = "SELECT trigger, status FROM crawls ORDER BY crawl_id";
-    let come_to = async |expected: &[&str]| {
+    let wait_until_crawls_are = async |expected: &[&str]| {
         while program.harness.lines(crawls).await != expected {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    come_to(&["catch_up complete"]).await;
+    wait_until_crawls_are(&["catch_up complete"]).await;
     // The signals start crawls after the missed tick is caught up.
     started.iter().for_each(|service| service.signal(Signal::USR1));
-    let asked = "signal complete";
-    come_to(&["catch_up complete", asked, asked, asked]).await;
+    let by_signal = "signal complete";
+    wait_until_crawls_are(&["catch_up complete", by_signal, by_signal, by_signal]).await;
     for service in started {
         assert_eq!(service.stop().await, Some(0));
     }
@@ -89,10 +89,10 @@ async fn drop_role(program: &ProgramHarness, role: &str) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn the_password_comes_from_a_file_the_environment_or_pgpass_and_from_nowhere_else() {
+async fn the_password_is_read_from_a_file_the_environment_or_pgpass_and_never_printed() {
     let server = PostgresServer::shared().await;
     if !server.is_started_by_tests() {
-        harness::skip("a named server decides itself who needs a password");
+        harness::skip("whether a named server requires passwords is not known");
         return;
     }
     let locked = "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
@@ -157,11 +157,11 @@ async fn an_unusable_database_ends_every_command_with_a_message_and_the_right_ex
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
         let ended = program.run_command(&mut command).await;
         // A log line is JSON, which escapes quotation marks.
-        let said = ended.output.replace("\\\"", "\"");
-        assert!(ended.code == Some(code) && said.contains(sentence), "{url}: {ended:?}");
+        let output = ended.output.replace("\\\"", "\"");
+        assert!(ended.code == Some(code) && output.contains(sentence), "{url}: {ended:?}");
     }
-    let made = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tim%'";
-    assert_eq!(program.harness.value(made).await, "0");
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tim%'";
+    assert_eq!(program.harness.value(schemas).await, "0");
 
     // A read-only database is a replica. Its primary may have another address after a failover.
     let server = PostgresServer::shared().await;
@@ -177,27 +177,31 @@ async fn an_unusable_database_ends_every_command_with_a_message_and_the_right_ex
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn what_is_pending_is_printed_and_for_a_server_out_of_reach_everything() {
+async fn pending_migrations_are_printed_and_all_if_the_server_is_unreachable() {
     let program = ProgramHarness::new(Harness::on(Engine::Postgres).await, "");
     let ended = program.run(&["migrate", "--print"]).await;
     assert_eq!(
         (ended.code, ended.output.trim()),
         (Some(0), "-- Nothing to apply: the tables are up to date.")
     );
-    let mut away = program.command(&["migrate", "--print"]);
-    away.env("TIM_GROUP_SYNC_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
-    let ended = program.run_command(&mut away).await;
-    let says = |text: &str| ended.output.contains(text);
-    assert!(ended.code == Some(0) && says("-- 0001 ") && says("this one could not be read"), "{ended:?}");
+    let mut unreachable = program.command(&["migrate", "--print"]);
+    unreachable.env("TIM_GROUP_SYNC_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+    let ended = program.run_command(&mut unreachable).await;
+    let contains = |text: &str| ended.output.contains(text);
+    assert!(
+        ended.code == Some(0) && contains("-- 0001 ") && contains("this one could not be read"),
+        "{ended:?}"
+    );
 }
 
-/// As systemd's LoadCredential= or a mounted secret does it: the file changes under the running service.
+/// The password file changes while the service runs, as with systemd's LoadCredential= or a mounted
+/// secret.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_uses_a_rotated_password_without_a_restart() {
     let server = PostgresServer::shared().await;
     if !server.is_started_by_tests() {
-        harness::skip("a named server decides itself who needs a password");
+        harness::skip("whether a named server requires passwords is not known");
         return;
     }
     let locked = "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
@@ -232,7 +236,7 @@ async fn a_service_uses_a_rotated_password_without_a_restart() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_service_waits_for_a_server_that_is_out_of_reach_and_ends_when_told() {
+async fn a_service_waits_for_an_unreachable_server_and_stops_on_sigterm() {
     let harness = Harness::on(Engine::Postgres).await;
     let program = ProgramHarness::new(harness, "");
     // The URL is in the configuration, because a URL in the environment would override it.

@@ -20,7 +20,7 @@ async fn open(url: &str) -> Result<Store, StoreError> {
     Store::open(&DatabaseLocation::Postgres(PostgresDatabase::new(url).unwrap())).await
 }
 
-fn insecure(outcome: &Result<Store, StoreError>) -> bool {
+fn is_insecure(outcome: &Result<Store, StoreError>) -> bool {
     matches!(outcome, Err(error @ StoreError::Insecure { .. }) if error.is_configuration())
 }
 
@@ -42,21 +42,22 @@ async fn a_server_must_have_a_trusted_certificate_for_its_name() {
     std::fs::write(&trusted, authority.pem()).unwrap();
     let (port, trusted) = (server.port(), trusted.display());
 
-    let by =
+    let url =
         |host: &str, parameters: &str| format!("postgres://postgres@{host}:{port}/postgres?{parameters}");
-    let proven = open(&by("localhost", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await.unwrap();
-    proven.migrate().await.unwrap();
-    proven.close().await;
-    let unknown = open(&by("localhost", "sslmode=verify-full")).await;
-    assert!(insecure(&unknown), "{unknown:?}");
-    let misnamed = open(&by("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await;
-    assert!(insecure(&misnamed), "{misnamed:?}");
+    let verified =
+        open(&url("localhost", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await.unwrap();
+    verified.migrate().await.unwrap();
+    verified.close().await;
+    let unknown = open(&url("localhost", "sslmode=verify-full")).await;
+    assert!(is_insecure(&unknown), "{unknown:?}");
+    let other_name = open(&url("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await;
+    assert!(is_insecure(&other_name), "{other_name:?}");
     // Encryption without verification is enough for `sslmode=require`, and by default on loopback.
-    for lenient in ["sslmode=require", ""] {
-        open(&by("127.0.0.1", lenient)).await.unwrap().close().await;
+    for without_verification in ["sslmode=require", ""] {
+        open(&url("127.0.0.1", without_verification)).await.unwrap().close().await;
     }
     // This server refuses connections without TLS.
-    let plain = open(&by("localhost", "sslmode=disable")).await.unwrap_err();
+    let plain = open(&url("localhost", "sslmode=disable")).await.unwrap_err();
     assert!(plain.is_configuration(), "{plain:?}");
 }
 
@@ -68,7 +69,7 @@ async fn a_server_without_tls_is_refused_if_the_url_requires_tls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let socket = server.folder.join(".s.PGSQL.5432");
-    let carrying = tokio::spawn(async move {
+    let proxy = tokio::spawn(async move {
         loop {
             let (mut client, _) = listener.accept().await.unwrap();
             let mut server = UnixStream::connect(&socket).await.unwrap();
@@ -77,11 +78,11 @@ async fn a_server_without_tls_is_refused_if_the_url_requires_tls() {
     });
     let url = format!("postgres://postgres@localhost:{port}/postgres");
     open(&url).await.unwrap().close().await;
-    for asking in ["require", "verify-ca", "verify-full"] {
-        let refused = open(&format!("{url}?sslmode={asking}")).await;
-        assert!(insecure(&refused), "{asking}: {refused:?}");
+    for sslmode in ["require", "verify-ca", "verify-full"] {
+        let refused = open(&format!("{url}?sslmode={sslmode}")).await;
+        assert!(is_insecure(&refused), "{sslmode}: {refused:?}");
     }
-    carrying.abort();
+    proxy.abort();
 }
 
 #[tokio::test]
@@ -176,16 +177,16 @@ async fn a_replica_can_be_read_and_is_never_written() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn what_was_committed_without_an_answer_is_done_once() {
+async fn a_transaction_whose_commit_is_not_answered_is_done_once() {
     for state in [ConnectionState::Closed, ConnectionState::Silent] {
-        without_the_answer_to_a_commit(state).await;
+        commit_without_an_answer(state).await;
     }
 }
 
-async fn without_the_answer_to_a_commit(state: ConnectionState) {
+async fn commit_without_an_answer(state: ConnectionState) {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
-        harness::skip("there is no network before a named server");
+        harness::skip("connections to a named server cannot be cut, because its socket is not known");
         return;
     };
     let network = Network::in_front_of(folder);
@@ -234,7 +235,8 @@ async fn without_the_answer_to_a_commit(state: ConnectionState) {
     let LeasedApp { lease, .. } = leased;
     lease.release_unused().await;
     lose_a_commit();
-    let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
+    let lease =
+        db.store.try_lease(sdk_app_id()).await.unwrap().expect("the row names this store as the holder");
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     lease.release_unused().await;
 }

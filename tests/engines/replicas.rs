@@ -1,5 +1,5 @@
 //! Random faults between two replicas and their server: silent and closed connections, frozen
-//! processes and dead hosts. All limits are a tenth of the product's.
+//! processes and dead hosts. All limits are a tenth of the real ones.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cuts::{BOUND, TENTH};
+use crate::cuts::{LIMITS_DIVISOR, MAX_RECOVERY};
 
 /// Pause between two crawls of a replica. It exceeds the polling interval of a process that waits
 /// for a lease, so that both replicas crawl.
@@ -30,9 +30,12 @@ const BETWEEN_CRAWLS: Duration = Duration::from_millis(400);
 /// repeatedly, and pauses after a failure as the daemon does.
 struct Replica {
     network: Network,
-    freezing: mpsc::UnboundedSender<Duration>,
+    /// Each message blocks the thread for this time.
+    freeze_requests: mpsc::UnboundedSender<Duration>,
+    /// Requests an orderly stop.
     stop: CancellationToken,
-    dying: CancellationToken,
+    /// Drops the running crawl, as if the host had died.
+    ended: CancellationToken,
     /// When the last complete crawl ended.
     completed: watch::Receiver<Instant>,
     thread: thread::JoinHandle<()>,
@@ -41,16 +44,14 @@ struct Replica {
 impl Replica {
     fn start(harness: &Arc<Harness>, server: &Path) -> Self {
         let network = Network::in_front_of(server);
-        let Location::Postgres(database) = &harness.db.location else {
-            panic!("these tests are PostgreSQL's")
-        };
+        let Location::Postgres(database) = &harness.db.location else { panic!("this test needs PostgreSQL") };
         let url = DatabaseLocation::Postgres(
             PostgresDatabase::new(&database.url_through(&network)).unwrap().limits(database.limits),
         );
-        let (freezing, mut to_freeze) = mpsc::unbounded_channel();
+        let (freeze_requests, mut to_freeze) = mpsc::unbounded_channel();
         let (completing, completed) = watch::channel(Instant::now());
-        let (stop, dying) = (CancellationToken::new(), CancellationToken::new());
-        let (harness, stopped, dead) = (Arc::clone(harness), stop.clone(), dying.clone());
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (harness, stopped, dead) = (Arc::clone(harness), stop.clone(), ended.clone());
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -66,26 +67,26 @@ impl Replica {
                 }
             });
         });
-        Self { network, freezing, stop, dying, completed, thread }
+        Self { network, freeze_requests, stop, ended, completed, thread }
     }
 
     /// Blocks the replica's thread for this time.
     fn freeze(&self, time: Duration) {
-        self.freezing.send(time).unwrap();
+        self.freeze_requests.send(time).unwrap();
     }
 
     /// Ends the replica without notice to its server. Returns the network, which keeps the silent
     /// connections open.
-    async fn die(self) -> Network {
+    async fn end_without_notice(self) -> Network {
         self.network.cut(Cut::All, ConnectionState::Silent);
-        self.dying.cancel();
+        self.ended.cancel();
         let thread = self.thread;
         tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
         self.network
     }
 
     /// Waits for the next complete crawl, and returns the time until its end.
-    async fn progresses(&self) -> Duration {
+    async fn wait_for_complete_crawl(&self) -> Duration {
         let since = Instant::now();
         self.completed.clone().wait_for(|at| *at > since).await.unwrap();
         since.elapsed()
@@ -122,7 +123,7 @@ async fn crawl_until_stopped(
             BETWEEN_CRAWLS
         } else {
             failures = (failures + 1).min(3);
-            Duration::from_secs(5) / TENTH * 2u32.pow(failures - 1)
+            Duration::from_secs(5) / LIMITS_DIVISOR * 2u32.pow(failures - 1)
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -133,12 +134,16 @@ async fn crawl_until_stopped(
 
 /// A fault of one of two replicas, or of both.
 #[derive(Clone, Copy, Debug)]
-enum Accident {
+enum ReplicaFault {
+    /// Cuts connections of one replica.
     Cut(Cut, ConnectionState),
+    /// Cuts all connections of both replicas.
     CutOfBoth(ConnectionState),
-    /// Cuts one connection at a statement of a transaction that writes.
+    /// Cuts one connection at this statement of a transaction that writes, see [`Network::cut_at`].
     CutAt(&'static str, bool, ConnectionState),
+    /// Blocks the thread of one replica, as SIGSTOP does.
     Frozen,
+    /// Ends one replica without notice to the server.
     DeadHost,
 }
 
@@ -146,7 +151,7 @@ enum Accident {
 const STATEMENTS: [&str; 5] =
     ["BEGIN", "INSERT INTO group_row", "UPDATE group_row", "UPDATE lease", "COMMIT\0"];
 
-impl Accident {
+impl ReplicaFault {
     fn random(rng: &mut StdRng) -> Self {
         let state = if rng.random_bool(0.7) { ConnectionState::Silent } else { ConnectionState::Closed };
         match rng.random_range(0..8) {
@@ -163,13 +168,13 @@ impl Accident {
     }
 }
 
-/// Crawls one app with two replicas while its groups change and an accident happens. Returns the
+/// Crawls one app with two replicas while its groups change and a fault happens. Returns the
 /// longest time that a replica with a working network needed for a complete crawl.
-#[expect(clippy::print_stdout, reason = "the seed repeats a failure")]
-async fn survive(seed: u64, server: &Path) -> Duration {
+#[expect(clippy::print_stdout, reason = "the seed reproduces a failure")]
+async fn assert_survival(seed: u64, server: &Path) -> Duration {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut database = PostgresServer::shared().await.database().await;
-    database.limits = Limits::default().divided_by(TENTH);
+    database.limits = Limits::default().divided_by(LIMITS_DIVISOR);
     let mut harness =
         Harness::with_database(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
     harness.request_interval = Duration::from_millis(3);
@@ -179,46 +184,46 @@ async fn survive(seed: u64, server: &Path) -> Duration {
     harness.prepare_crawl();
     let harness = Arc::new(harness);
     let (mut one, other) = (Replica::start(&harness, server), Replica::start(&harness, server));
-    tokio::join!(one.progresses(), other.progresses());
+    tokio::join!(one.wait_for_complete_crawl(), other.wait_for_complete_crawl());
 
-    let accident = Accident::random(&mut rng);
-    let lasting = Duration::from_millis(rng.random_range(50..5_000));
-    println!("seed {seed}: {accident:?} for {lasting:?}");
+    let fault = ReplicaFault::random(&mut rng);
+    let duration = Duration::from_millis(rng.random_range(50..5_000));
+    println!("seed {seed}: {fault:?} for {duration:?}");
     harness.create("Public", &format!("new{seed}"));
     harness.api.dissolve_some(1);
     sleep(Duration::from_millis(rng.random_range(0..200))).await;
     let (mut longest, mut dead) = (Duration::ZERO, None);
-    match accident {
-        Accident::Cut(which, state) => {
+    match fault {
+        ReplicaFault::Cut(which, state) => {
             one.network.cut(which, state);
             // The other replica takes over meanwhile.
-            longest = other.progresses().await;
-            sleep(lasting.saturating_sub(longest)).await;
+            longest = other.wait_for_complete_crawl().await;
+            sleep(duration.saturating_sub(longest)).await;
             one.network.restore();
         }
-        Accident::CutOfBoth(state) => {
+        ReplicaFault::CutOfBoth(state) => {
             one.network.cut(Cut::All, state);
             other.network.cut(Cut::All, state);
-            sleep(lasting).await;
+            sleep(duration).await;
             one.network.restore();
             other.network.restore();
         }
-        Accident::CutAt(statement, arrives, state) => one.network.cut_at(statement, arrives, state),
-        Accident::Frozen => {
-            one.freeze(lasting);
-            longest = other.progresses().await;
-            sleep(lasting.saturating_sub(longest)).await;
+        ReplicaFault::CutAt(statement, arrives, state) => one.network.cut_at(statement, arrives, state),
+        ReplicaFault::Frozen => {
+            one.freeze(duration);
+            longest = other.wait_for_complete_crawl().await;
+            sleep(duration.saturating_sub(longest)).await;
         }
-        Accident::DeadHost => {
-            dead = Some(one.die().await);
-            longest = other.progresses().await;
+        ReplicaFault::DeadHost => {
+            dead = Some(one.end_without_notice().await);
+            longest = other.wait_for_complete_crawl().await;
             one = Replica::start(&harness, server);
             harness.create("Public", &format!("after{seed}"));
         }
     }
-    let (by_one, by_other) = tokio::join!(one.progresses(), other.progresses());
+    let (by_one, by_other) = tokio::join!(one.wait_for_complete_crawl(), other.wait_for_complete_crawl());
     let longest = longest.max(by_one).max(by_other);
-    assert!(longest <= BOUND, "seed {seed}: {accident:?} for {lasting:?}: no progress for {longest:?}");
+    assert!(longest <= MAX_RECOVERY, "seed {seed}: {fault:?} for {duration:?}: no progress for {longest:?}");
     tokio::join!(one.stop(), other.stop());
     drop(dead);
     let stop = CancellationToken::new();
@@ -231,17 +236,17 @@ async fn survive(seed: u64, server: &Path) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn replicas_survive_random_cuts_and_progress_within_the_bound() {
+async fn replicas_survive_random_faults_and_make_progress_in_time() {
     let Some(server) = PostgresServer::shared().await.socket_folder() else {
-        harness::skip("there is no network before a named server");
+        harness::skip("connections to a named server cannot be cut, because its socket is not known");
         return;
     };
     let (cuts, seed) = (campaign::number("CUTS", 200, 6), campaign::number("CUTS_SEED", 1, 1));
     let mut longest = Duration::ZERO;
-    // Four accidents run at a time, because they wait most of the time.
+    // Four faults run at a time, because they wait most of the time.
     for first in (seed..seed + cuts).step_by(4) {
-        let some = (first..(first + 4).min(seed + cuts)).map(|seed| survive(seed, server));
-        longest = futures_util::future::join_all(some).await.into_iter().fold(longest, Duration::max);
+        let batch = (first..(first + 4).min(seed + cuts)).map(|seed| assert_survival(seed, server));
+        longest = futures_util::future::join_all(batch).await.into_iter().fold(longest, Duration::max);
     }
     println!("{cuts} cuts, the longest time without progress was {longest:?}");
 }

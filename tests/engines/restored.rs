@@ -32,7 +32,7 @@ impl Consumer {
 /// Runs one of the server's programs. Returns false if this server has none.
 fn run(program: &str, arguments: &[&str]) -> bool {
     let Some(program) = server_program(program) else {
-        harness::skip(&format!("there is no {program} beside a named server"));
+        harness::skip(&format!("{program} of a named server is not known"));
         return false;
     };
     let done = Command::new(program).args(arguments).env_clear().output().unwrap();
@@ -96,7 +96,7 @@ async fn ids_continue_above_the_lost_ones_after_a_restore_in_place_and_into_anot
 /// Logical replication, or a restore of the tables' data alone, leaves sequences behind their rows.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn identities_that_are_behind_their_rows_are_moved_past_them_at_the_start() {
+async fn sequences_that_are_behind_their_rows_are_moved_past_them_at_the_start() {
     let harness = Harness::on(Engine::Postgres).await;
     harness.create("Public", "a");
     harness.crawl().await;

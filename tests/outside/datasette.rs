@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use harness::crawl::{Engine, Harness};
-use harness::schema::{eventful, views};
+use harness::schema::{fill_every_column, views};
 use serde_json::Value;
 use tim_group_sync::simulator::Settings;
 
@@ -103,7 +103,7 @@ async fn the_metadata_has_the_documents_descriptions_and_hides_everything_privat
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Datasette: tests/run"]
 async fn datasette_shows_the_published_copy_with_descriptions_and_runs_every_canned_query() {
-    let harness = eventful(Harness::on(Engine::Sqlite).await).await;
+    let harness = fill_every_column(Harness::on(Engine::Sqlite).await).await;
     let folder = tempfile::tempdir().unwrap();
     let copy: PathBuf = folder.path().join("groups.db");
     harness.store.publish(&copy).await.unwrap().unwrap();

@@ -1,8 +1,8 @@
 //! Compares the pages that exist in English and in Chinese, section by section.
 //!
-//! Both pages of a pair have the same headings, blocks and tables. What is not translated is equal:
-//! commands, queries, the code in a sentence or a row, and the linked pages. Every number of the
-//! English page is on the Chinese page. The test reports all differences at once.
+//! Both pages of a pair have the same headings, blocks and tables. Commands, queries, the code in a
+//! sentence or a row, and the linked pages are not translated, so they are equal. Every number of
+//! the English page is on the Chinese page. The test reports all differences at once.
 
 use std::collections::BTreeSet;
 
@@ -167,10 +167,10 @@ fn block_differences(english: &[Block], chinese: &[Block]) -> Vec<String> {
     let first = |block: &Block| format!("{} {:?}", block.info, block.text.lines().next().unwrap_or(""));
     let mut differences = Vec::new();
     for (one, other) in english.iter().zip(chinese) {
-        let (ours, theirs) = (without_comments(one), without_comments(other));
-        let line = ours.iter().find(|line| !theirs.contains(line));
-        let line = line.or_else(|| theirs.iter().find(|line| !ours.contains(line)));
-        if one.info != other.info || ours != theirs {
+        let (english_lines, chinese_lines) = (without_comments(one), without_comments(other));
+        let line = english_lines.iter().find(|line| !chinese_lines.contains(line));
+        let line = line.or_else(|| chinese_lines.iter().find(|line| !english_lines.contains(line)));
+        if one.info != other.info || english_lines != chinese_lines {
             differences.push(format!("the block {} differs: {:?}", first(one), line.unwrap_or(&one.info)));
         }
     }
@@ -216,8 +216,9 @@ fn section_differences(english: &Section, chinese: &Section) -> Vec<String> {
     differences.into_iter().map(at).collect()
 }
 
-/// Pairs the sections of two pages: the longest common subsequence of equal sections first, and
-/// between two pairs those with the same levels. Sections without a partner are `Err`.
+/// Pairs the sections of two pages. First pairs the longest common subsequence of equal sections.
+/// Then pairs the sections between two such pairs if their levels are equal. Sections without a
+/// partner are `Err`.
 fn pairs<'a>(
     english: &'a [Section],
     chinese: &'a [Section],
@@ -248,11 +249,11 @@ fn pairs<'a>(
         if i == english.len() || j == chinese.len() {
             (i, j) = (english.len(), chinese.len());
         }
-        let (ours, theirs) = (&english[start_i..i], &chinese[start_j..j]);
-        if levels(ours) == levels(theirs) {
-            found.extend(ours.iter().zip(theirs).map(Ok));
+        let (unpaired_english, unpaired_chinese) = (&english[start_i..i], &chinese[start_j..j]);
+        if levels(unpaired_english) == levels(unpaired_chinese) {
+            found.extend(unpaired_english.iter().zip(unpaired_chinese).map(Ok));
         } else {
-            found.extend(ours.iter().chain(theirs).map(Err));
+            found.extend(unpaired_english.iter().chain(unpaired_chinese).map(Err));
         }
         if i < english.len() {
             found.push(Ok((&english[i], &chinese[j])));
@@ -276,8 +277,8 @@ fn page_differences(english: &Page, chinese: &Page) -> Vec<String> {
             differences.push(format!("{}:3 is not {expected:?}", page.path));
         }
     }
-    let (ours, theirs) = (sections(english), sections(chinese));
-    for pair in pairs(&ours, &theirs) {
+    let (english_sections, chinese_sections) = (sections(english), sections(chinese));
+    for pair in pairs(&english_sections, &chinese_sections) {
         match pair {
             Ok((one, _)) if one.chapter == NAMES_ONLY.1 && one.level == 2 && english.path == NAMES_ONLY.0 => {
             }
@@ -311,7 +312,7 @@ fn the_chinese_pages_have_the_headings_blocks_tables_and_links_of_the_english_on
 }
 
 #[test]
-fn links_in_chinese_pages_lead_to_chinese_pages_where_there_are_any() {
+fn links_in_chinese_pages_lead_to_chinese_pages_if_they_exist() {
     for page in pages().iter().filter(|page| page.is_translation()) {
         for section in sections(page) {
             let is_names_only = page.path == "docs/schema.zh-CN.md" && section.level == 2;

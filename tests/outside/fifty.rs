@@ -10,6 +10,7 @@ use tim_group_sync::lifecycle::Signal;
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{Settings, Simulator};
 
+/// A running daemon and the simulated APIs of its apps.
 pub(crate) struct FiftyApps {
     pub(crate) daemon: Daemon,
     pub(crate) apis: Vec<Simulator>,
@@ -25,7 +26,8 @@ impl FiftyApps {
         prepare: impl Fn(usize, &mut AppSpec, &Simulator),
     ) -> Self {
         let (mut apis, mut plans) = (Vec::new(), Vec::new());
-        // A daemon is started with one app, and then gets the list of all.
+        // `start_all` takes an array. So the daemon starts with one app, whose plan is created
+        // twice, and then gets the plans of all apps.
         let (mut first, mut catching_up) = (None, Vec::new());
         for (number, sdk_app_id) in (0..50).zip(1_400_000_100..) {
             let app: &'static str = Box::leak(format!("app-{number:02}").into_boxed_str());

@@ -8,7 +8,7 @@ use std::process::Command;
 use chrono::{DateTime, FixedOffset, SecondsFormat, TimeDelta, Utc};
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
-use harness::schema::eventful;
+use harness::schema::fill_every_column;
 use serde_json::Value;
 use tim_group_sync::simulator::Fault;
 
@@ -50,11 +50,11 @@ fn expanded(engine: Engine, sql: &str, apps: &[&str]) -> String {
         // In milliseconds.
         Engine::Sqlite => sql = sql.replace("$__from", "1772323200000").replace("$__to", "1775001599000"),
     }
-    assert!(!sql.contains('$'), "this test does not know a variable: {sql}");
+    assert!(!sql.contains('$'), "this query has a variable that the test does not expand: {sql}");
     sql
 }
 
-/// Returns the text of a panel's query, and true if its rows are points in time.
+/// Returns the text of a panel's query, and true if it is a time series.
 fn query(engine: Engine, target: &Value) -> (&str, bool) {
     match engine {
         Engine::Postgres => (target["rawSql"].as_str().unwrap(), target["format"] == "time_series"),
@@ -66,7 +66,7 @@ fn query(engine: Engine, target: &Value) -> (&str, bool) {
 }
 
 async fn every_query_of_the_dashboard_returns_rows_that_its_panel_can_draw(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     let engine = harness.engine;
     let dashboard = dashboard(engine);
     let variable = &dashboard["templating"]["list"][1];
@@ -114,7 +114,7 @@ fn query_of(engine: Engine, title: &str) -> String {
 }
 
 /// Replaces the current time in a query.
-fn at(now: &str, sql: &str) -> String {
+fn with_current_time(now: &str, sql: &str) -> String {
     sql.replace("'now'", &format!("'{now}'")).replace("now()", &format!("timestamptz '{now}'"))
 }
 
@@ -130,14 +130,14 @@ async fn an_app_that_never_had_a_complete_crawl_counts_from_its_first_crawl(harn
     let first = harness.lines("SELECT started_at FROM crawls ORDER BY crawl_id LIMIT 1").await;
     let later = first[0].parse::<DateTime<Utc>>().unwrap() + TimeDelta::days(4);
     let later = later.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let found = harness.lines(&at(&later, &age)).await;
+    let found = harness.lines(&with_current_time(&later, &age)).await;
     let seconds = found[0].parse::<f64>().unwrap();
     assert!((seconds - 4.0 * 86400.0).abs() <= 1.0, "4 days: {found:?}");
 
     harness.crawl().await;
     let never = harness.lines(&query_of(harness.engine, "Apps without a complete crawl")).await;
     assert_eq!(never, ["0"]);
-    let found = harness.lines(&at(&later, &age)).await;
+    let found = harness.lines(&with_current_time(&later, &age)).await;
     assert!(found[0].parse::<f64>().unwrap() < seconds, "{found:?}");
 }
 
@@ -150,8 +150,8 @@ async fn the_quota_is_compared_with_the_peak_of_the_newest_month(harness: Harnes
     assert_eq!(harness.lines(&query_of(harness.engine, "Peak of the month")).await, ["4"]);
     let share = harness.lines(&query_of(harness.engine, "Share of the quota")).await;
     assert!((share[0].parse::<f64>().unwrap() - 0.8).abs() < 1e-9, "4 of 5: {share:?}");
-    // Groups of the next month: its peak is lower.
-    harness.set_clock_by(31 * 24);
+    // The peak of the next month is lower.
+    harness.move_clock_by_hours(31 * 24);
     harness.crawl().await;
     assert_eq!(harness.lines(&query_of(harness.engine, "Peak of the month")).await, ["3"]);
     let without = query_of(harness.engine, "Share of the quota").replace("'5'", "''");
@@ -159,7 +159,7 @@ async fn the_quota_is_compared_with_the_peak_of_the_newest_month(harness: Harnes
 }
 
 async fn the_point_of_a_day_is_on_that_day_from_utc_minus_12_to_utc_plus_11(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     let days = harness.lines("SELECT DISTINCT day FROM daily_counts ORDER BY day").await;
     assert!(days.len() > 1, "{days:?}");
     for title in [
@@ -183,7 +183,7 @@ async fn the_point_of_a_day_is_on_that_day_from_utc_minus_12_to_utc_plus_11(harn
         }
         // At noon UTC of today the point would be in the future, outside the range.
         let now = "2026-03-03T01:00:00Z";
-        let rows = harness.rows(&at(now, &sql)).await;
+        let rows = harness.rows(&with_current_time(now, &sql)).await;
         assert!(rows.iter().all(|row| row[0].as_str() < now), "{title}: {rows:?}");
     }
 }
@@ -234,8 +234,8 @@ fn an_import_asks_for_the_data_source_and_a_provisioned_dashboard_needs_no_answe
         assert_eq!(inputs.len(), 1);
         let variable = &dashboard["templating"]["list"][0];
         assert_eq!((&inputs[0]["type"], &inputs[0]["pluginId"]), (&"datasource".into(), &variable["query"]));
-        // Provisioning does not replace inputs. Only the variable has this one, and Grafana replaces
-        // the value of a data source variable that names no existing source.
+        // Provisioning does not replace inputs. Only the variable has this one, and Grafana
+        // replaces the value of a data source variable that names no existing source.
         let named = format!("${{{}}}", inputs[0]["name"].as_str().unwrap());
         assert_eq!(variable["current"], serde_json::json!({ "text": named, "value": named }));
         assert_eq!(dashboard.to_string().matches(&named).count(), 2);
@@ -246,8 +246,8 @@ fn an_import_asks_for_the_data_source_and_a_provisioned_dashboard_needs_no_answe
     }
 }
 
-/// Runs the check of a dashboard against a version of Grafana's schema. Returns true if it agrees, and
-/// the output.
+/// Checks a dashboard against a version of Grafana's schema. Returns true if the dashboard
+/// conforms, and the output.
 fn check_schema(version: &str, dashboard: &Path) -> (bool, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let schema = root.join("target/grafana").join(version);
@@ -267,16 +267,16 @@ fn the_dashboards_follow_the_published_schema_of_grafana() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/dashboards");
     for version in ["10.1.0", "11.6.0"] {
         for name in ["sqlite.json", "postgresql.json"] {
-            let (agrees, found) = check_schema(version, &root.join(name));
-            assert!(agrees, "{name}, Grafana {version}:\n{found}");
+            let (conforms, found) = check_schema(version, &root.join(name));
+            assert!(conforms, "{name}, Grafana {version}:\n{found}");
         }
         let mut wrong = dashboard(Engine::Sqlite);
         wrong["panels"][0]["options"]["colourMode"] = "value".into();
         wrong["panels"][1]["gridPos"]["w"] = "6".into();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), wrong.to_string()).unwrap();
-        let (agrees, found) = check_schema(version, file.path());
-        assert!(!agrees && found.contains("panels[0].options.colourMode"), "{found}");
+        let (conforms, found) = check_schema(version, file.path());
+        assert!(!conforms && found.contains("panels[0].options.colourMode"), "{found}");
         assert!(found.contains("panels[1].grid_pos.w"), "{found}");
     }
 }

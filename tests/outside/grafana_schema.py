@@ -1,8 +1,8 @@
 """Checks a Grafana dashboard against Grafana's published schema, as grafana-foundation-sdk has it.
 
-Prints each field of the dashboard that the schema does not know, and each value of another type than the
-schema's. Exits with 1 if there is any. The package decodes a dashboard without checking it, and drops
-unknown fields: this program compares the dashboard with the decoded one.
+Prints each field of the dashboard that is not in the schema, and each value whose type differs from
+the schema's. Exits with 1 if there is any. The package decodes a dashboard without checking it, and
+drops unknown fields. So this program compares the dashboard with the decoded one.
 """
 
 import enum
@@ -20,7 +20,7 @@ EXPORT_ONLY = ["__inputs", "__requires"]
 
 
 def dropped(given, decoded, path):
-    """Returns the paths of given fields that the decoded dashboard lacks or has with another value."""
+    """Returns the paths of given fields that the decoded dashboard lacks or whose value differs."""
     if isinstance(given, dict) and isinstance(decoded, dict):
         for name, value in given.items():
             if name in decoded:
@@ -57,7 +57,7 @@ def matches(value, kind):
 
 
 def mistyped(decoded, path):
-    """Returns the paths of the decoded objects' fields that have another type than their annotation."""
+    """Returns the paths of fields of the decoded objects whose type differs from the annotation."""
     if isinstance(decoded, list):
         for index, item in enumerate(decoded):
             yield from mistyped(item, f"{path}[{index}]")

@@ -1,5 +1,5 @@
-//! Compatibility with other programs: a browser, Datasette, Grafana, DuckDB, pandas, systemd, and the commands of
-//! the documentation.
+//! Compatibility with other programs: a browser, Datasette, Grafana, DuckDB, pandas, systemd, and
+//! the commands of the documentation.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 

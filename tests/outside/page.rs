@@ -14,7 +14,7 @@ use crate::fifty::FiftyApps;
 const CHINESE: UserProfile = UserProfile { language: "zh-CN", ..DESKTOP };
 
 /// Makes several crawls, the last of which withholds deletions, and serves the dashboard.
-async fn eventful() -> (Harness, Dashboard) {
+async fn serve_withheld_deletions() -> (Harness, Dashboard) {
     let mut harness = Harness::on(Engine::Sqlite).await;
     harness.create("Public", "a b c d e f");
     harness.create("Private", "p q");
@@ -40,9 +40,9 @@ async fn without_apps_the_page_explains_the_next_steps() {
     let harness = Harness::on(Engine::Sqlite).await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     let mut browser = Browser::start().await;
-    for (reader, sentence) in [(DESKTOP, "No app has been crawled yet."), (CHINESE, "尚未抓取任何应用。")]
+    for (user, sentence) in [(DESKTOP, "No app has been crawled yet."), (CHINESE, "尚未抓取任何应用。")]
     {
-        browser.open(&dashboard.url(), reader).await;
+        browser.open(&dashboard.url(), user).await;
         browser.wait_until(&format!("document.body.innerText.includes('{sentence}')")).await;
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
@@ -52,9 +52,9 @@ async fn without_apps_the_page_explains_the_next_steps() {
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn the_page_of_an_app_is_complete_in_both_languages_both_colour_schemes_and_all_widths() {
-    let (_world, dashboard) = eventful().await;
+    let (_harness, dashboard) = serve_withheld_deletions().await;
     let mut browser = Browser::start().await;
-    for reader in [
+    for user in [
         DESKTOP,
         UserProfile { dark: true, ..DESKTOP },
         PHONE,
@@ -62,12 +62,12 @@ async fn the_page_of_an_app_is_complete_in_both_languages_both_colour_schemes_an
         CHINESE,
         UserProfile { language: "zh-CN", ..PHONE },
     ] {
-        browser.open(&dashboard.url(), reader).await;
+        browser.open(&dashboard.url(), user).await;
         browser.wait_until(LOADED).await;
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
         let text = browser.text().await;
-        let expected = match reader.language {
+        let expected = match user.language {
             "zh-CN" => [
                 "prod：3 个群组的删除被暂缓",
                 "存续群组",
@@ -88,7 +88,7 @@ async fn the_page_of_an_app_is_complete_in_both_languages_both_colour_schemes_an
             ],
         };
         for sentence in expected {
-            assert!(text.contains(sentence), "{reader:?}: no {sentence:?} in\n{text}");
+            assert!(text.contains(sentence), "{user:?}: no {sentence:?} in\n{text}");
         }
         assert!(text.contains("tim-group-sync approve --crawl 4"), "the command that approves the deletions");
         assert_eq!(browser.eval("document.querySelectorAll('canvas').length").await, 2);
@@ -102,8 +102,8 @@ async fn fifty_apps_are_a_list_and_each_has_its_page() {
     let fifty = FiftyApps::start(&harness, |number, spec, _| spec.wrong_key = number == 49).await;
     let dashboard = Dashboard::for_daemon(&harness.store, fifty.daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
-    for reader in [DESKTOP, PHONE] {
-        browser.open(&dashboard.url(), reader).await;
+    for user in [DESKTOP, PHONE] {
+        browser.open(&dashboard.url(), user).await;
         browser.wait_until("document.querySelectorAll('.apps tbody tr').length === 50").await;
         let text = browser.text().await;
         assert!(text.contains("1 of 50 apps needs attention"), "{text}");
@@ -125,7 +125,7 @@ async fn fifty_apps_are_a_list_and_each_has_its_page() {
     }
 }
 
-/// `cargo bench --bench scrape -- --browser` measures how long that takes.
+/// `cargo bench --bench scrape -- --browser` measures how long this takes.
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn the_list_of_fifty_apps_shows_the_last_24_crawls_of_each() {
@@ -169,8 +169,8 @@ async fn filter_and_sort(browser: &mut Browser) {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn the_withheld_box_shows_the_part_the_types_and_the_ids() {
-    let (_world, dashboard) = eventful().await;
+async fn the_withheld_box_shows_the_share_the_types_and_the_ids() {
+    let (_harness, dashboard) = serve_withheld_deletions().await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.wait_until(LOADED).await;
@@ -229,12 +229,12 @@ async fn figures_have_their_changes_and_the_crawls_are_a_bar_with_a_text() {
     harness.create("Public", "a b c d");
     harness.create("Private", "p");
     harness.crawl().await;
-    harness.set_clock_by(6 * 24);
+    harness.move_clock_by_hours(6 * 24);
     harness.fault_from_request(1, Fault::ErrorCode(70009));
     harness.crawl().await;
     harness.api.clear_faults();
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.dissolve("a");
     harness.create("Private", "q r s");
     harness.crawl().await;
@@ -317,7 +317,7 @@ async fn the_charts_of_the_first_day_show_that_day() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn a_search_says_how_many_groups_follow_and_goes_on() {
+async fn a_search_shows_how_many_groups_follow_and_loads_them() {
     let harness = Harness::on(Engine::Sqlite).await;
     for number in 0..50 {
         harness.api.create("Public", &format!("x{number:02}"));
@@ -349,7 +349,7 @@ async fn a_search_says_how_many_groups_follow_and_goes_on() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn an_empty_page_says_what_will_appear_and_when() {
+async fn before_the_first_crawl_the_page_explains_what_will_appear_and_when() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
@@ -379,9 +379,9 @@ async fn an_empty_page_says_what_will_appear_and_when() {
 async fn a_retrying_app_and_a_late_app_need_attention() {
     let harness = DaemonHarness::new().await;
     let daemon = harness.start_crawled().await;
-    let asked = harness.api.requests().len() as u64;
+    let earlier_requests = harness.api.requests().len() as u64;
     harness.api.script(At::Every, Fault::Status(503));
-    let fourth = harness.api.hold(At::Request(asked + 4));
+    let fourth = harness.api.hold(At::Request(earlier_requests + 4));
     harness.set_clock("09:00:00");
     daemon.trigger.fire();
     fourth.reached().await;
@@ -443,8 +443,8 @@ async fn the_progress_of_a_running_crawl_is_updated() {
     browser.wait_until("document.querySelector('canvas')").await;
     assert_eq!(browser.eval("document.querySelector('.running').hidden").await, true);
     harness.api.create_many("Public", 2);
-    let asked = harness.api.requests().len() as u64;
-    let third = harness.api.hold(At::Request(asked + 3));
+    let earlier_requests = harness.api.requests().len() as u64;
+    let third = harness.api.hold(At::Request(earlier_requests + 3));
     harness.set_clock("09:00:00");
     daemon.trigger.fire();
     third.reached().await;
@@ -452,7 +452,7 @@ async fn the_progress_of_a_running_crawl_is_updated() {
         .wait_until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")
         .await;
     let before = browser.eval("document.querySelector('progress').value").await.as_f64().unwrap();
-    let sixth = harness.api.hold(At::Request(asked + 6));
+    let sixth = harness.api.hold(At::Request(earlier_requests + 6));
     third.release();
     sixth.reached().await;
     browser.wait_until(&format!("document.querySelector('progress').value > {before}")).await;
@@ -494,12 +494,12 @@ async fn ids_that_look_like_html_are_shown_as_text() {
         assert_eq!(
             browser.eval("document.querySelectorAll('.group tbody tr').length").await,
             1,
-            "its history"
+            "the history of {id}"
         );
         browser.click(".group .close").await;
         browser.wait_until("!document.querySelector('.group')").await;
     }
-    // The same group by its own address, as from a bookmark.
+    // The page of a group can be opened by its URL, as from a bookmark.
     let address = browser.eval("document.querySelector('.events a').href").await;
     browser.open(address.as_str().unwrap(), DESKTOP).await;
     browser.wait_until("document.querySelector('.group h3 .id')").await;
@@ -515,7 +515,7 @@ async fn ids_that_look_like_html_are_shown_as_text() {
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn everything_works_with_the_keyboard_and_with_a_screen_reader() {
-    let (_world, dashboard) = eventful().await;
+    let (_harness, dashboard) = serve_withheld_deletions().await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.wait_until(LOADED).await;
@@ -542,13 +542,13 @@ async fn everything_works_with_the_keyboard_and_with_a_screen_reader() {
         if focus[0] == "BODY" {
             break;
         }
-        assert_ne!(focus[2], "none", "{focus} does not show that it has the focus");
+        assert_ne!(focus[2], "none", "{focus} has no visible focus");
         reached.push(focus[1].as_str().unwrap().to_owned());
     }
-    for place in ["Close", "Last crawls", "30 days", "Show as a table"] {
+    for name_of_control in ["Close", "Last crawls", "30 days", "Show as a table"] {
         assert!(
-            reached.iter().any(|name| name == place),
-            "{place} cannot be reached by keyboard: {reached:?}"
+            reached.iter().any(|name| name == name_of_control),
+            "{name_of_control} cannot be reached by keyboard: {reached:?}"
         );
     }
     let accessibility_tree = browser.accessibility_tree().await;
@@ -576,7 +576,7 @@ async fn everything_works_with_the_keyboard_and_with_a_screen_reader() {
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn the_page_reports_an_unreachable_service_and_its_return() {
-    let (harness, dashboard) = eventful().await;
+    let (harness, dashboard) = serve_withheld_deletions().await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.wait_until(LOADED).await;

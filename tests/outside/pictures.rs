@@ -82,9 +82,10 @@ async fn images_of_the_dashboard() {
     let mut harness = Harness::on(Engine::Sqlite).await;
     crawl_six_weeks(&mut harness).await;
     let harness = Arc::new(harness);
-    let life = Lifecycle::without_signals();
+    let lifecycle = Lifecycle::without_signals();
     let database = watch::Sender::new(Database::Open(harness.store.clone()));
-    let mut daemon = Daemon::new(&harness.clock, &life, Systemd::from_environment(), database.subscribe());
+    let mut daemon =
+        Daemon::new(&harness.clock, &lifecycle, Systemd::from_environment(), database.subscribe());
     let apps = daemon.health().apps();
     let last_request = harness.api.requests().len() as u64;
     harness.clock.set(Clock::system().now());
@@ -99,21 +100,21 @@ async fn images_of_the_dashboard() {
         details: Box::new(|_| Ok(None)),
     };
     let third = harness.api.hold(At::Request(last_request + 4));
-    let mut hands = Vec::new();
+    let mut triggers = Vec::new();
     daemon.apply(vec![plan], |_| {
-        let (alarm, hand) = Alarm::manual();
-        hands.push(hand);
+        let (alarm, trigger) = Alarm::manual();
+        triggers.push(trigger);
         alarm
     });
     third.reached().await;
     let dashboard = Dashboard::for_daemon(&harness.store, apps, &harness.clock).await;
     let mut browser = Browser::start().await;
-    for (name, reader) in [
+    for (name, user) in [
         ("dashboard.png", DESKTOP),
         ("dashboard-zh.png", SHANGHAI),
         ("dashboard-phone.png", UserProfile { height: 1500, scale: 2.0, ..PHONE }),
     ] {
-        browser.open(&dashboard.url(), reader).await;
+        browser.open(&dashboard.url(), user).await;
         browser
             .wait_until("document.querySelector('canvas') && document.querySelector('.events tbody tr')")
             .await;

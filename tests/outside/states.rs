@@ -12,14 +12,14 @@ use tim_group_sync::simulator::{At, Fault, HeldRequests, Simulator};
 
 use crate::fifty::FiftyApps;
 
-const READERS: [(&str, UserProfile); 4] = [
+const USERS: [(&str, UserProfile); 4] = [
     ("desktop", DESKTOP),
     ("desktop-dark-zh", UserProfile { dark: true, language: "zh-CN", ..DESKTOP }),
     ("phone", PHONE),
     ("phone-dark-zh", UserProfile { dark: true, language: "zh-CN", ..PHONE }),
 ];
 
-/// The current time, to the hour. The browser shows times relative to the machine's clock.
+/// Returns the start of the current hour. The browser shows times relative to the machine's clock.
 fn this_hour() -> DateTime<Utc> {
     let now = Clock::system().now();
     now.with_minute(0).unwrap().with_second(0).unwrap().with_nanosecond(0).unwrap()
@@ -34,12 +34,12 @@ async fn harness_at(time: DateTime<Utc>) -> DaemonHarness {
 async fn render(harness: &DaemonHarness, daemon: &Daemon, name: &str, ready: &str) {
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
-    for (reader, profile) in READERS {
+    for (user, profile) in USERS {
         browser.open(&dashboard.url(), profile).await;
         browser.wait_until(ready).await;
         let folder = harness::root().join("target/pictures/states");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(format!("{name}-{reader}.png")), browser.screenshot(true).await).unwrap();
+        std::fs::write(folder.join(format!("{name}-{user}.png")), browser.screenshot(true).await).unwrap();
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
     }
@@ -118,16 +118,16 @@ async fn withheld_deletions() {
 async fn a_crawl_that_is_retrying() {
     let harness = harness_at(this_hour() - TimeDelta::hours(1)).await;
     let mut daemon = harness.start_crawled().await;
-    let _held = retry(&harness, &harness.api, &daemon).await;
+    let _held = start_retrying_crawl(&harness, &harness.api, &daemon).await;
     daemon.wait_until("crawling", |state| matches!(state.phase, Phase::Crawling { .. })).await;
     render(&harness, &daemon, "retrying", LIVE).await;
 }
 
-/// Lets the first request of the next crawl fail three times, and holds the fourth attempt.
-async fn retry(harness: &DaemonHarness, api: &Simulator, daemon: &Daemon) -> HeldRequests {
-    let asked = api.requests().len() as u64;
+/// Starts a crawl. Its first request fails three times, and the fourth attempt is held.
+async fn start_retrying_crawl(harness: &DaemonHarness, api: &Simulator, daemon: &Daemon) -> HeldRequests {
+    let earlier_requests = api.requests().len() as u64;
     api.script(At::Every, Fault::Status(503));
-    let fourth = api.hold(At::Request(asked + 4));
+    let fourth = api.hold(At::Request(earlier_requests + 4));
     harness.clock.set(this_hour());
     daemon.trigger.fire();
     fourth.reached().await;

@@ -8,17 +8,18 @@ use tempfile::TempDir;
 const UNIT: &str = "tim-group-sync.service";
 
 /// Copies the unit to a temporary folder, with an existing program in place of the installed one.
-fn program() -> TempDir {
+fn folder_with_unit() -> TempDir {
     let unit = std::fs::read_to_string(Path::new("systemd").join(UNIT)).unwrap();
-    let named = unit.replace("/usr/bin/tim-group-sync", env!("CARGO_BIN_EXE_tim-group-sync"));
-    assert_ne!(unit, named);
+    let changed = unit.replace("/usr/bin/tim-group-sync", env!("CARGO_BIN_EXE_tim-group-sync"));
+    assert_ne!(unit, changed);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(UNIT), named).unwrap();
+    std::fs::write(folder.path().join(UNIT), changed).unwrap();
     folder
 }
 
-fn with_drop_in_for_postgresql() -> TempDir {
-    let folder = program();
+/// Copies the unit and the drop-in for PostgreSQL.
+fn folder_with_drop_in() -> TempDir {
+    let folder = folder_with_unit();
     let drop_ins = folder.path().join(format!("{UNIT}.d"));
     std::fs::create_dir(&drop_ins).unwrap();
     std::fs::copy("systemd/postgresql.conf", drop_ins.join("postgresql.conf")).unwrap();
@@ -26,7 +27,7 @@ fn with_drop_in_for_postgresql() -> TempDir {
 }
 
 /// Runs systemd-analyze. Returns true if it succeeds, and its output.
-fn analyzed(folder: &TempDir, arguments: &[&str]) -> (bool, String) {
+fn analyze(folder: &TempDir, arguments: &[&str]) -> (bool, String) {
     let output = Command::new("systemd-analyze")
         .args(arguments)
         .arg(folder.path().join(UNIT))
@@ -41,19 +42,19 @@ fn analyzed(folder: &TempDir, arguments: &[&str]) -> (bool, String) {
 
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
-fn systemd_finds_nothing_wrong_with_the_unit() {
-    for folder in [program(), with_drop_in_for_postgresql()] {
+fn systemd_analyze_verifies_the_unit_without_a_message() {
+    for folder in [folder_with_unit(), folder_with_drop_in()] {
         // Only the package installs the manual page.
-        assert_eq!(analyzed(&folder, &["verify", "--man=no"]), (true, String::new()));
+        assert_eq!(analyze(&folder, &["verify", "--man=no"]), (true, String::new()));
     }
 }
 
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
 fn the_exposure_of_the_service_is_at_most_1_2() {
-    for folder in [program(), with_drop_in_for_postgresql()] {
-        let (low, output_text) = analyzed(&folder, &["security", "--offline=true", "--threshold=12"]);
-        assert!(low, "{output_text}");
+    for folder in [folder_with_unit(), folder_with_drop_in()] {
+        let (is_below, output_text) = analyze(&folder, &["security", "--offline=true", "--threshold=12"]);
+        assert!(is_below, "{output_text}");
     }
 }
 
@@ -61,7 +62,7 @@ fn the_exposure_of_the_service_is_at_most_1_2() {
 /// checking that the main process gets SIGHUP.
 fn reload(config: &str) -> bool {
     use std::io::{BufRead as _, BufReader};
-    let folder = program();
+    let folder = folder_with_unit();
     let unit = std::fs::read_to_string(folder.path().join(UNIT)).unwrap();
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecReload=/bin/sh -c '")).unwrap();
     let file = folder.path().join("config.toml");
@@ -84,7 +85,7 @@ fn reload(config: &str) -> bool {
 }
 
 #[test]
-fn a_reload_of_a_file_with_mistakes_fails_and_the_service_is_told_of_it() {
+fn a_reload_signals_the_service_and_fails_if_the_file_has_mistakes() {
     let valid =
         "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/keys_prod\"\n";
     assert!(reload(valid));

@@ -1,11 +1,11 @@
-//! Runs the Python code of docs/schema.md, with pandas and DuckDB, on a database with a history. Compares
-//! the exported files with the views.
+//! Runs the Python code of docs/schema.md, with pandas and DuckDB, on a database with a history.
+//! Compares the exported files with the views.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::crawl::{Engine, Harness};
-use harness::schema::{chapter, eventful};
+use harness::schema::{chapter, fill_every_column};
 use harness::store::Location;
 use serde_json::{Value, json};
 
@@ -60,8 +60,8 @@ fn parquet(folder: &Path, file: &Path) -> (Value, Vec<Value>) {
     (read["types"].take(), read["rows"].as_array().unwrap().clone())
 }
 
-/// Returns the rows of a view as the Parquet file has them. `numbers` and `booleans` are the columns
-/// with such values.
+/// Returns the rows of a view as the Parquet file has them. `numbers` and `booleans` are the
+/// columns with such values.
 async fn expected(harness: &Harness, sql: &str, numbers: &[usize], booleans: &[usize]) -> Vec<Value> {
     let value = |(column, text): (usize, String)| match text.as_str() {
         "NULL" => Value::Null,
@@ -117,7 +117,7 @@ fn utc() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs DuckDB: tests/run"]
 async fn duckdb_exports_groups_and_each_event_exactly_once_from_sqlite() {
-    let harness = eventful(Harness::on(Engine::Sqlite).await).await;
+    let harness = fill_every_column(Harness::on(Engine::Sqlite).await).await;
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let code = code_of("## Export to a warehouse", "### From SQLite with DuckDB");
@@ -152,7 +152,7 @@ async fn duckdb_exports_groups_and_each_event_exactly_once_from_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL and pandas: tests/run"]
 async fn pandas_exports_groups_from_postgresql() {
-    let harness = eventful(Harness::on(Engine::Postgres).await).await;
+    let harness = fill_every_column(Harness::on(Engine::Postgres).await).await;
     let Location::Postgres(database) = &harness.db.location else { panic!("not PostgreSQL") };
     let code = code_of("## Export to a warehouse", "### From PostgreSQL with pandas");
     let documented = "postgresql+psycopg://tim_reader@db.example.com/tim";
@@ -171,7 +171,7 @@ async fn pandas_exports_groups_from_postgresql() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs pandas: tests/run"]
 async fn pandas_reads_times_days_and_nulls_from_sqlite_and_writes_an_excel_file() {
-    let harness = eventful(Harness::on(Engine::Sqlite).await).await;
+    let harness = fill_every_column(Harness::on(Engine::Sqlite).await).await;
     let folder = tempfile::tempdir().unwrap();
     publish(&harness, folder.path()).await;
     let chapter = "## Types and times in other tools";

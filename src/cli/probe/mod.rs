@@ -1,6 +1,6 @@
-//! `check --probe`: asks the real API questions that its documentation leaves open. All requests
-//! are read-only. List requests are sent under the app's lease and at its rate. The table contains
-//! no ids, names or secrets, so that it can be shown to others.
+//! `check --probe`: tests undocumented behaviour of the real API with read-only requests. List
+//! requests are sent under the app's lease and at its rate. The printed table contains no ids, names
+//! or secrets, so that it can be published.
 
 mod questions;
 #[cfg(test)]
@@ -35,7 +35,7 @@ const INFO_INTERVAL: Duration = Duration::from_millis(100);
 /// The two group types with different names in the SDKs and in the REST API.
 const ALIASES: [(&str, &str); 2] = [("Work", "Private"), ("Meeting", "ChatRoom")];
 
-/// A row of the JSON list. Apps are numbered, because their names are not public.
+/// A row of the JSON list. Apps have numbers, because their names are confidential.
 #[derive(Serialize)]
 struct NumberedRow<'a> {
     app: usize,
@@ -51,7 +51,7 @@ pub(super) async fn run(
     wait: Duration,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let (findings, store) = checks::examine(setup, config).await?;
+    let (findings, store) = checks::run_checks(setup, config).await?;
     // A closed stderr is not an error: the exit code still shows the result.
     let _ = checks::print(&mut io::stderr().lock(), &findings);
     let mut tables = Vec::new();

@@ -61,7 +61,7 @@ async fn a_repeated_cursor_returns_the_same_page_forever() {
 }
 
 #[tokio::test]
-async fn an_empty_page_leads_to_the_groups_it_left_out_by_a_new_cursor() {
+async fn an_empty_page_has_a_new_cursor_to_the_groups_that_it_lacks() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 5);
     simulator.script(At::Requests(2..=4), Fault::EmptyPage);
@@ -114,9 +114,9 @@ async fn a_delayed_answer_arrives_and_a_timeout_never_answers() {
     let delay = Duration::from_millis(50);
     simulator.script(At::Request(1), Fault::Delay(delay));
     simulator.script(At::Request(2), Fault::Timeout);
-    let asked_at = Instant::now();
+    let sent_at = Instant::now();
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
-    assert!(asked_at.elapsed() >= delay);
+    assert!(sent_at.elapsed() >= delay);
 
     let arrived = Arc::new(tokio::sync::Notify::new());
     simulator.on_request({
@@ -135,7 +135,7 @@ async fn a_delayed_answer_arrives_and_a_timeout_never_answers() {
 }
 
 #[tokio::test]
-async fn faults_affect_only_the_page_the_share_and_the_numbers_they_are_for() {
+async fn faults_affect_only_the_selected_page_or_share_of_the_requests() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 6);
     simulator.create_many("Live", 6);
@@ -147,7 +147,7 @@ async fn faults_affect_only_the_page_the_share_and_the_numbers_they_are_for() {
     let (public, live) = (page("Public", &zero).await, page("Live", &zero).await);
     assert_eq!(page("Live", &live["Next"]).await["ErrorCode"], 0);
     assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002);
-    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "a retry asks for the same page");
+    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "a retry requests the same page");
     simulator.clear_faults();
     let second = page("Public", &public["Next"]).await;
     assert_eq!(page("Public", &second["Next"]).await["Next"], 0);

@@ -30,18 +30,18 @@ async fn each_group_has_its_own_answer_even_if_it_is_hidden() {
     assert_eq!(simulator.truth().keys().collect::<Vec<_>>(), ["a", "b", "d"]);
     let ask = async |body| caller.ask_with(&simulator, body).await;
     let types = json!({ "GroupBaseInfoFilter": ["Type"] });
-    let question = json!({ "GroupIdList": ["a", "b", "c"], "ResponseFilter": types });
+    let request = json!({ "GroupIdList": ["a", "b", "c"], "ResponseFilter": types });
     let private = (json!(0), json!("Private"));
-    let answer = ask(question.clone()).await;
+    let answer = ask(request.clone()).await;
     assert_eq!(answer["ErrorCode"], 0);
     assert_eq!(codes_and_types(&answer), [private.clone(), private.clone(), (json!(10010), Value::Null)]);
     simulator.script(At::Info, Fault::GroupCode("a".to_owned(), 10002));
     simulator.script(At::Info, Fault::CodeBesideGroups(10010));
-    let answer = ask(question.clone()).await;
+    let answer = ask(request.clone()).await;
     assert_eq!((&answer["ErrorCode"], &codes_and_types(&answer)[0].0), (&json!(10010), &json!(10002)));
     simulator.script(At::Info, Fault::ErrorCode(10007));
     assert_eq!(
-        ask(question).await,
+        ask(request).await,
         json!({ "ActionStatus": "FAIL", "ErrorCode": 10007, "ErrorInfo": "scripted" })
     );
     for ids in [vec![], vec!["x"; 51]] {
@@ -50,9 +50,9 @@ async fn each_group_has_its_own_answer_even_if_it_is_hidden() {
     }
     simulator.show_all();
     assert_eq!(caller.crawl(&simulator, None, 10).await, [["a", "d", "b"]]);
-    let asked: Vec<usize> =
+    let ids_by_request: Vec<usize> =
         simulator.requests().iter().filter(|r| r.call == Call::Info).map(|r| r.groups.len()).collect();
-    assert_eq!(asked, [3, 3, 3, 0, 0]);
+    assert_eq!(ids_by_request, [3, 3, 3, 0, 0]);
 }
 
 #[tokio::test]
@@ -108,14 +108,14 @@ async fn requests_over_the_limit_per_second_are_refused_without_entries() {
 async fn answers_are_delayed_and_do_not_wait_for_each_other() {
     let delay = Duration::from_millis(500);
     let (simulator, caller) = start(Settings { info_delay: delay, ..settings() }).await;
-    let asked_at = Instant::now();
+    let sent_at = Instant::now();
     let list = async {
         caller.code(&simulator, json!({})).await;
-        asked_at.elapsed()
+        sent_at.elapsed()
     };
     let ask = async || caller.ask(&simulator, &["a"]).await;
     let (_, _, _, _, listed_within) = tokio::join!(ask(), ask(), ask(), ask(), list);
-    assert!((delay..delay * 4).contains(&asked_at.elapsed()), "{:?}", asked_at.elapsed());
+    assert!((delay..delay * 4).contains(&sent_at.elapsed()), "{:?}", sent_at.elapsed());
     assert!(listed_within < delay, "{listed_within:?}");
 }
 
@@ -140,8 +140,8 @@ async fn each_fault_of_an_answer_changes_only_its_entries() {
     let swapped = [("a", 10015, None), x_exists, ("b", 10015, None), y_exists];
     assert_eq!(entries(&faulty(&[Fault::SwappedCodes]).await), swapped);
     assert_eq!(entries(&faulty(&[Fault::FewerGroups]).await), [a, b]);
-    assert_eq!(entries(&faulty(&[Fault::OtherOrder]).await), [y, b, x, a]);
-    assert_eq!(entries(&faulty(&[Fault::OtherOrder, Fault::FewerGroups]).await), [y, x]);
+    assert_eq!(entries(&faulty(&[Fault::ReverseOrder]).await), [y, b, x, a]);
+    assert_eq!(entries(&faulty(&[Fault::ReverseOrder, Fault::FewerGroups]).await), [y, x]);
     let one = Fault::GroupCode("x".to_owned(), 10002);
     assert_eq!(entries(&faulty(&[one, Fault::EveryGroup(0)]).await), [a, ("x", 10002, None), b, y_exists]);
     let untyped = faulty(&[Fault::EveryGroup(0), Fault::NoGroupTypes]).await;
@@ -173,12 +173,12 @@ async fn single_groups_are_found_fast_in_a_large_app() {
     let (simulator, caller) = start(Settings { info_per_second: None, ..settings() }).await;
     simulator.create_many("Public", 100_000);
     let ids: Vec<String> = simulator.truth().into_keys().take(5000).collect();
-    let asked_at = Instant::now();
+    let sent_at = Instant::now();
     for ids in ids.chunks(50) {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let answer = caller.ask(&simulator, &ids).await;
         assert!(entries(&answer).iter().all(|entry| entry.2 == Some("Public")));
     }
     // A linear search for each id takes far longer in a build without optimisations.
-    assert!(asked_at.elapsed() < Duration::from_secs(5), "{:?}", asked_at.elapsed());
+    assert!(sent_at.elapsed() < Duration::from_secs(5), "{:?}", sent_at.elapsed());
 }

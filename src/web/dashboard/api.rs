@@ -119,8 +119,8 @@ pub(super) async fn events(
     }
 }
 
-/// Answers with the groups whose ids start with a prefix, including deleted ones, or with the groups
-/// that a crawl holds.
+/// Answers with the groups whose ids start with a prefix, including deleted ones, or with the
+/// groups that a crawl holds.
 pub(super) async fn groups(
     State(sources): State<Sources>,
     Path(app): Path<String>,

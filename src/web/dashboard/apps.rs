@@ -91,7 +91,7 @@ struct RunningCrawl {
 pub(super) async fn all(sources: &Sources) -> Result<Vec<(AppSummary, Vec<TypeOverview>)>, RequestError> {
     let store = sources.store()?;
     let known = store.overview().await?;
-    let mut past = Past::read(&store, &known).await?;
+    let mut history = RecentHistory::read(&store, &known).await?;
     // Read after the database, so that no crawl ended after `now`.
     let (mut states, now) = (sources.apps.borrow().clone(), sources.clock.now());
     let mut apps = Vec::with_capacity(known.len());
@@ -101,7 +101,7 @@ pub(super) async fn all(sources: &Sources) -> Result<Vec<(AppSummary, Vec<TypeOv
         let running_crawl = running_crawl(&store, &overview, state.as_ref()).await?;
         let (mut app, types) = AppSummary::of(Some(overview), state, now);
         app.running_crawl = running_crawl;
-        past.add_to(&mut app);
+        history.add_to(&mut app);
         apps.push((app, types));
     }
     for (name, state) in states {
@@ -113,14 +113,14 @@ pub(super) async fn all(sources: &Sources) -> Result<Vec<(AppSummary, Vec<TypeOv
     Ok(apps)
 }
 
-/// The recent past of the apps, by SDKAppID.
-struct Past {
+/// The recent crawls and changes of the apps, by SDKAppID.
+struct RecentHistory {
     crawls: BTreeMap<i64, Vec<RecentCrawl>>,
     changes_since_yesterday: BTreeMap<i64, CountChange>,
     changes_since_last_week: BTreeMap<i64, CountChange>,
 }
 
-impl Past {
+impl RecentHistory {
     async fn read(store: &Store, known: &[AppOverview]) -> Result<Self, RequestError> {
         let mut crawls: BTreeMap<i64, Vec<RecentCrawl>> = BTreeMap::new();
         for crawl in store.recent_crawls(RECENT_CRAWLS).await? {
@@ -232,12 +232,12 @@ async fn running_crawl(
         return Ok(own);
     }
     let (Some(row), Some(sdk_app_id)) = (row, SdkAppId::new(app.sdk_app_id)) else { return Ok(own) };
-    // Without a lease, the row is from a process that was killed.
+    // If no process holds the lease, the row is from a process that was killed.
     let is_held = store.lease_holder(sdk_app_id).await?.is_some();
     Ok(is_held.then(|| of_row(row)).or(own))
 }
 
-/// Returns the crawl of an app that this process makes, or waits for the lease to make.
+/// Returns the crawl of an app that this process makes, or for which it waits for the lease.
 fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
     let Phase::Crawling { since, progress } = &state.phase else { return None };
     let Progress { step, total, listed, requests, waiting, failed_attempts, last_failure } = progress;

@@ -10,8 +10,10 @@ use tracing::warn;
 use crate::model::with_causes;
 use crate::store::StoreError;
 
+/// Why a request has no answer.
 #[derive(Debug)]
 pub(super) enum RequestError {
+    /// A parameter is invalid.
     Malformed(String),
     NotFound(String),
     /// Rows that the request asks for have been removed.

@@ -39,7 +39,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Returns the routes of the dashboard.
-pub fn pages(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>, clock: Clock) -> Router {
+pub fn routes(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>, clock: Clock) -> Router {
     let sources = Sources::new(database, apps, clock);
     let api = Router::new()
         .route("/apps", get(api::apps))
@@ -72,7 +72,7 @@ async fn with_query_limits(State(sources): State<Sources>, request: Request, nex
     timeout(ANSWER_TIMEOUT, answering).await.unwrap_or_else(|_| RequestError::Timeout.into_response())
 }
 
-/// Adds an ETag to an answer. Answers with 304 if the client sent the same ETag.
+/// Adds an ETag to an answer. Replaces the answer by status 304 if the client sent the same ETag.
 async fn with_etag(request: Request, next: Next) -> Response {
     let known = request.headers().get(IF_NONE_MATCH).cloned();
     let response = next.run(request).await;

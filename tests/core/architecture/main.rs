@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
-mod circles;
+mod import_cycles;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,8 +29,8 @@ fn files_under(folder: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the table of allowed imports of ARCHITECTURE.md: module → modules it may import. `None` means all
-/// modules.
+/// Returns the table of allowed imports of ARCHITECTURE.md: for each module, the modules that it
+/// may import. `None` means all modules.
 fn allowed_imports() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let document = text("ARCHITECTURE.md");
     let rows = document.lines().skip_while(|line| *line != "| module | may import |").skip(2);

@@ -32,7 +32,7 @@ async fn a_crawl_prints_one_line_and_fills_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_listing_exits_with_4_and_names_the_setting_that_accepts_it() {
+async fn a_short_list_exits_with_4_and_the_message_names_the_setting_that_accepts_it() {
     let cli = CliHarness::new().await;
     cli.configure("page_limit = 29\n");
     cli.api.create_many("Public", 30);
@@ -45,7 +45,7 @@ async fn a_short_listing_exits_with_4_and_names_the_setting_that_accepts_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn withheld_deletions_exit_with_3_and_are_settled_by_approve() {
+async fn withheld_deletions_exit_with_3_and_approve_applies_them() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     cli.run(&["crawl"]).await;
@@ -275,7 +275,7 @@ async fn forget_removes_an_app_that_is_no_longer_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn candidates_for_deletion_are_asked_about_first() {
+async fn candidates_are_deleted_only_if_get_group_info_says_that_they_are_gone() {
     let cli = CliHarness::new().await;
     ["a", "b", "c"].iter().for_each(|id| cli.api.create("Public", id));
     cli.run(&["crawl"]).await;
@@ -837,7 +837,7 @@ async fn the_daemon_crawls_the_other_apps_if_the_credentials_of_one_are_refused(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn simulators_print_configurations_that_work_side_by_side_with_databases_of_their_own() {
+async fn simulators_that_run_at_the_same_time_print_configurations_with_separate_databases() {
     let cli = CliHarness::new().await;
     std::fs::write(cli.path("groups.db"), "precious").unwrap();
     std::fs::write(cli.path("simulated.key"), KEY).unwrap();

@@ -52,7 +52,7 @@ async fn a_backup_made_beside_the_service_is_restored_after_it_has_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_that_cannot_be_read_or_written_is_named() {
+async fn the_error_names_a_backup_that_cannot_be_read_or_written() {
     let cli = CliHarness::new().await;
     let absent = cli.run(&["backup", "copy.db"]).await;
     assert_eq!(absent.code, Some(75), "{absent:?}");
@@ -66,7 +66,7 @@ async fn a_backup_that_cannot_be_read_or_written_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgresql_backup_and_restore_name_the_programs_of_the_server() {
+async fn on_postgresql_backup_and_restore_name_pg_dump_and_pg_restore() {
     let cli = CliHarness::new().await;
     let config = fs::read_to_string(cli.path("config.toml")).unwrap();
     let server = "url = \"postgres://nobody@127.0.0.1:1/nothing\"\nschema = \"groups\"";
@@ -102,14 +102,14 @@ async fn a_copy_goes_into_a_new_file_that_the_configuration_can_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_password_of_a_target_is_never_part_of_its_url() {
+async fn copy_refuses_a_target_url_with_a_password_and_does_not_print_it() {
     let cli = CliHarness::new().await;
     cli.run(&["crawl"]).await;
     for url in ["postgres://tim:geheim@db.example/tim", "postgres://tim@db.example/tim?password=geheim"] {
         let refused = cli.run(&["copy", "--to", url]).await;
         assert_eq!(refused.code, Some(2), "{refused:?}");
-        let said = format!("{}{}", refused.stdout, refused.stderr);
-        assert!(said.contains("--password-file") && !said.contains("geheim"), "{said}");
+        let printed = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(printed.contains("--password-file") && !printed.contains("geheim"), "{printed}");
     }
     let unknown = cli.run(&["copy", "--to", "mysql://tim:geheim@db.example/tim"]).await;
     assert_eq!(unknown.code, Some(2), "{unknown:?}");

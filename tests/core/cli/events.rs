@@ -35,7 +35,7 @@ async fn events_are_one_json_object_a_line_and_continue_after_the_last_one() {
 }
 
 #[tokio::test]
-async fn csv_has_a_header_and_quotes_what_needs_it() {
+async fn csv_has_a_header_and_quotes_values_with_special_characters() {
     let cli = with_events().await;
     let csv = cli.run(&["events", "--app", "prod", "--format", "csv", "--limit", "10"]).await;
     let lines: Vec<&str> = csv.stdout.lines().collect();

@@ -1,6 +1,6 @@
-//! Unsafe text from outside in group ids, reasons, hosts and errors. It breaks lines, moves the
-//! cursor of a terminal, reverses the direction of text or is invisible. Every command and log line
-//! escapes it, and JSON values stay the same.
+//! Unsafe characters in group ids, reasons, host names and errors. They break lines, move the cursor
+//! of a terminal, reverse the direction of text or are invisible. Every command and log line escapes
+//! them, and JSON values stay the same.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,7 +20,9 @@ fn is_safe(text: &str) -> bool {
     !text.chars().any(|c| (c.is_control() && c != '\n') || is_hidden(c))
 }
 
-async fn runs(cli: &CliHarness, arguments: &[&str]) -> CommandOutput {
+/// Runs a command. Checks that its output has no unsafe characters, and no line with a forged
+/// priority prefix.
+async fn run_safely(cli: &CliHarness, arguments: &[&str]) -> CommandOutput {
     let ended = cli.run(arguments).await;
     assert!(
         is_safe(&ended.stdout) && is_safe(&ended.stderr),
@@ -28,8 +30,8 @@ async fn runs(cli: &CliHarness, arguments: &[&str]) -> CommandOutput {
         ended.stdout,
         ended.stderr
     );
-    let said = format!("{}{}", ended.stdout, ended.stderr);
-    assert!(!said.lines().any(|line| line.starts_with("<3>")), "{arguments:?} {said:?}");
+    let printed = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(!printed.lines().any(|line| line.starts_with("<3>")), "{arguments:?} {printed:?}");
     ended
 }
 
@@ -41,24 +43,24 @@ async fn execute(cli: &CliHarness, sql: String) {
     connection.close().await.unwrap();
 }
 
-/// Returns an app with the groups of `IDS`, whose deletion a crawl has withheld. Records have
-/// `REASON` as their reason and host.
-async fn hostile() -> CliHarness {
+/// Returns an app with the groups of `IDS`, whose deletion a crawl has withheld. `REASON` is the
+/// reason and the host of all crawls.
+async fn app_with_unsafe_text() -> CliHarness {
     let cli = CliHarness::new().await;
     cli.configure("[apps.prod.deletion]\nmax_fraction = 0.1\nmin_groups = 0\n");
     IDS.iter().for_each(|id| cli.api.create("Public", id));
     cli.api.create_many("Public", 4);
-    assert_eq!(runs(&cli, &["crawl"]).await.code, Some(0));
+    assert_eq!(run_safely(&cli, &["crawl"]).await.code, Some(0));
     assert!(IDS.iter().all(|id| cli.api.dissolve(id)));
-    assert_eq!(runs(&cli, &["crawl"]).await.code, Some(3));
-    let hostile = REASON.replace('\'', "''");
-    execute(&cli, format!("UPDATE crawl SET reason = '{hostile}', host = '{hostile}'")).await;
+    assert_eq!(run_safely(&cli, &["crawl"]).await.code, Some(3));
+    let reason = REASON.replace('\'', "''");
+    execute(&cli, format!("UPDATE crawl SET reason = '{reason}', host = '{reason}'")).await;
     cli
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_command_prints_text_from_outside_as_it_is() {
-    let cli = hostile().await;
+async fn no_command_prints_unsafe_text_without_escapes() {
+    let cli = app_with_unsafe_text().await;
     for arguments in [
         &["status"][..],
         &["check"],
@@ -74,21 +76,21 @@ async fn no_command_prints_text_from_outside_as_it_is() {
         &["usersig", "--app", REASON],
         &["--config", REASON, "status"],
     ] {
-        runs(&cli, arguments).await;
+        run_safely(&cli, arguments).await;
     }
-    let listed = runs(&cli, &["crawl", "--dry-run"]).await;
+    let listed = run_safely(&cli, &["crawl", "--dry-run"]).await;
     assert!(listed.stdout.contains("groups listed"), "{listed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_shown_with_escapes_and_is_exact_in_json() {
-    let cli = hostile().await;
-    let listed = runs(&cli, &["approve", "--crawl", "2", "--dry-run"]).await;
+    let cli = app_with_unsafe_text().await;
+    let listed = run_safely(&cli, &["approve", "--crawl", "2", "--dry-run"]).await;
     let expected = ["a\\u{202e}b", "c\\u{200b}d", "e\\u{2028}<3>f", "g\\u{feff}h\\u{e0041}"];
     assert_eq!(listed.stdout.lines().collect::<Vec<_>>(), expected);
-    let listed = runs(&cli, &["approve", "--crawl", "2", "--dry-run", "--json"]).await;
+    let listed = run_safely(&cli, &["approve", "--crawl", "2", "--dry-run", "--json"]).await;
     assert_eq!(listed.result()["group_ids"], serde_json::json!(IDS));
-    let shown = runs(&cli, &["status", "--json"]).await;
+    let shown = run_safely(&cli, &["status", "--json"]).await;
     assert_eq!(shown.result()[0]["last_crawl"]["reason"], REASON);
 }
 
@@ -96,21 +98,21 @@ async fn an_id_is_shown_with_escapes_and_is_exact_in_json() {
 async fn a_dry_run_shows_new_ids_with_escapes() {
     let cli = CliHarness::new().await;
     cli.api.create("Public", "plain");
-    runs(&cli, &["crawl"]).await;
+    run_safely(&cli, &["crawl"]).await;
     IDS.iter().for_each(|id| cli.api.create("Public", id));
-    let shown = runs(&cli, &["crawl", "--dry-run"]).await;
+    let shown = run_safely(&cli, &["crawl", "--dry-run"]).await;
     assert!(shown.stdout.contains("prod: appeared a\\u{202e}b (Public)\n"), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_with_such_text_stays_on_its_line() {
+async fn an_error_with_unsafe_text_is_one_line() {
     let cli = CliHarness::new().await;
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let path = "sqlite:no\\n<3>such\\u202Efolder/\\u001B[2J/groups.db";
     std::fs::write(cli.path("config.toml"), config.replace("sqlite:groups.db", path)).unwrap();
     std::fs::write(cli.path("no\n<3>such\u{202e}folder"), "a file").unwrap();
     for arguments in [&["crawl"][..], &["check"], &["status"], &["check", "--show-config"]] {
-        runs(&cli, arguments).await;
+        run_safely(&cli, arguments).await;
     }
 }
 
@@ -136,17 +138,17 @@ async fn every_log_format_keeps_an_event_on_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_error_of_an_api_stays_on_its_line() {
+async fn an_api_error_with_unsafe_text_is_one_line() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     cli.api.script(At::Every, Fault::NextIs(REASON.to_owned()));
-    runs(&cli, &["crawl"]).await;
-    runs(&cli, &["status"]).await;
-    runs(&cli, &["check"]).await;
+    run_safely(&cli, &["crawl"]).await;
+    run_safely(&cli, &["status"]).await;
+    run_safely(&cli, &["check"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_answers_and_status_keep_a_problem_on_its_line() {
+async fn readyz_shows_a_problem_with_unsafe_text_on_one_line() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();

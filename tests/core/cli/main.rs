@@ -4,15 +4,15 @@
 
 mod commands;
 mod copies;
+mod demo;
 mod events;
-mod first_hour;
-mod first_minutes;
 mod hostile_text;
+mod init_and_check;
 mod notify;
 mod probe;
 mod secrets;
 mod several_apps;
-mod standing_still;
 mod status;
+mod status_problems;
 mod stops;
 mod system_limits;

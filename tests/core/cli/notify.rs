@@ -11,19 +11,19 @@ use tim_group_sync::notify::Receiver;
 const USAGE: i32 = 2;
 const CONFIG: i32 = 78;
 
-/// A configuration with a receiver of this format, and a secret if the format has one.
-struct Notified {
+/// A configuration with a receiver of notifications, and with a secret if the format uses one.
+struct NotifyHarness {
     cli: CliHarness,
     receiver: TestReceiver,
 }
 
-impl Notified {
+impl NotifyHarness {
     async fn new(format: &str) -> Self {
-        let notified = Self { cli: CliHarness::new().await, receiver: TestReceiver::start().await };
-        notified.write_secret("notify-url", &notified.receiver.url());
-        notified.write_secret("notify-secret", SECRET);
-        notified.configure(format);
-        notified
+        let harness = Self { cli: CliHarness::new().await, receiver: TestReceiver::start().await };
+        harness.write_secret("notify-url", &harness.receiver.url());
+        harness.write_secret("notify-secret", SECRET);
+        harness.configure(format);
+        harness
     }
 
     fn configure(&self, format: &str) {
@@ -56,7 +56,7 @@ impl Notified {
 }
 
 fn assert_no_secret(text: &str) {
-    // The address of the receiver is no secret of its own, but part of the URL.
+    // The address of the receiver is not a secret, although it is a part of the secret URL.
     assert!(!text.contains(TOKEN) && !text.contains(SECRET) && !text.contains("/hook/"), "{text}");
 }
 
@@ -69,24 +69,24 @@ async fn the_test_notification_reaches_a_receiver_of_every_format() {
         ("dingtalk", r#"{"errcode":0,"errmsg":"ok"}"#),
         ("feishu", r#"{"code":0,"msg":"success"}"#),
     ] {
-        let notified = Notified::new(format).await;
-        notified.receiver.reply(Reply::ok(answer));
-        let ended = notified.test(0).await;
+        let harness = NotifyHarness::new(format).await;
+        harness.receiver.reply(Reply::ok(answer));
+        let ended = harness.test(0).await;
         assert_eq!(ended.stdout, format!("the {format} receiver accepted the test notification\n"));
-        let posts = notified.receiver.posts();
+        let posts = harness.receiver.posts();
         assert_eq!(posts.len(), 1, "{format}");
         assert!(posts[0].body.contains("This is a test. Notifications reach this place."), "{posts:?}");
         if format == "json" {
             assert_eq!(posts[0].state(), "test begins");
         }
     }
-    let notified = Notified::new("json").await;
-    let result = notified.run(&["notify", "--test", "--json"], 0).await.result();
+    let harness = NotifyHarness::new("json").await;
+    let result = harness.run(&["notify", "--test", "--json"], 0).await.result();
     assert_eq!(result, serde_json::json!({ "delivered": true, "format": "json" }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_test_notification_exits_78_and_says_what_to_change() {
+async fn a_refused_test_notification_exits_78_and_names_the_remedy() {
     for (format, status, answer, advice) in [
         ("json", 404, "", "the URL in url_file is no longer valid, or the secret is wrong"),
         ("json", 302, "", "it redirects, which is not followed"),
@@ -110,12 +110,12 @@ async fn a_refused_test_notification_exits_78_and_says_what_to_change() {
             "check secret_file, and this machine's clock",
         ),
     ] {
-        let notified = Notified::new(format).await;
-        notified.receiver.reply(Reply::Status(status, answer.to_owned()));
-        let ended = notified.test(CONFIG).await;
+        let harness = NotifyHarness::new(format).await;
+        harness.receiver.reply(Reply::Status(status, answer.to_owned()));
+        let ended = harness.test(CONFIG).await;
         assert!(ended.stderr.contains("the test notification was not delivered"), "{ended:?}");
         assert!(ended.stderr.contains(advice), "{ended:?}");
-        assert_eq!(notified.receiver.posts().len(), 1);
+        assert_eq!(harness.receiver.posts().len(), 1);
     }
 }
 
@@ -136,21 +136,21 @@ async fn a_receiver_that_cannot_accept_the_test_now_exits_1() {
         ),
         ("feishu", Reply::ok("<html>"), "without a result"),
     ] {
-        let notified = Notified::new(format).await;
-        notified.receiver.reply(reply);
-        let ended = notified.test(1).await;
+        let harness = NotifyHarness::new(format).await;
+        harness.receiver.reply(reply);
+        let ended = harness.test(1).await;
         assert!(ended.stderr.contains(why), "{ended:?}");
     }
-    let notified = Notified::new("json").await;
+    let harness = NotifyHarness::new("json").await;
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    notified.write_secret("notify-url", &format!("http://{closed}/hook/{TOKEN}"));
-    let ended = notified.test(1).await;
+    harness.write_secret("notify-url", &format!("http://{closed}/hook/{TOKEN}"));
+    let ended = harness.test(1).await;
     assert!(ended.stderr.contains("Connection refused"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_is_not_configured_correctly_exits_78() {
-    let notified = Notified::new("json").await;
+    let harness = NotifyHarness::new("json").await;
     for (url, why) in [
         (
             format!("http://example.com/hook/{TOKEN}"),
@@ -160,28 +160,28 @@ async fn a_receiver_that_is_not_configured_correctly_exits_78() {
         (format!("https://example.com/hook/{TOKEN} {TOKEN}"), "contains white space"),
         (String::new(), "is empty"),
     ] {
-        notified.write_secret("notify-url", &url);
-        let ended = notified.test(CONFIG).await;
+        harness.write_secret("notify-url", &url);
+        let ended = harness.test(CONFIG).await;
         assert!(ended.stderr.contains(why), "{why}: {ended:?}");
-        let checked = notified.run(&["check"], CONFIG).await;
+        let checked = harness.run(&["check"], CONFIG).await;
         assert!(checked.stdout.contains("FAIL  notify") && checked.stdout.contains(why), "{checked:?}");
     }
-    std::fs::remove_file(notified.cli.path("notify-url")).unwrap();
-    let ended = notified.test(CONFIG).await;
+    std::fs::remove_file(harness.cli.path("notify-url")).unwrap();
+    let ended = harness.test(CONFIG).await;
     assert!(ended.stderr.contains("put only the secret into this file"), "{ended:?}");
-    notified.cli.configure("");
-    let ended = notified.test(CONFIG).await;
+    harness.cli.configure("");
+    let ended = harness.test(CONFIG).await;
     assert!(
         ended.stderr.contains("the configuration has no section [notify]; add it with url_file"),
         "{ended:?}"
     );
-    notified.run(&["notify"], USAGE).await;
+    harness.run(&["notify"], USAGE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mistake_in_the_section_is_reported_without_its_secrets() {
-    let notified = Notified::new("json").await;
-    let url = notified.receiver.url();
+    let harness = NotifyHarness::new("json").await;
+    let url = harness.receiver.url();
     for (lines, problem) in [
         (format!("url_file = \"{url}\""), "must be the path of a file, but is a URL; the value is not shown"),
         (format!("url = \"{url}\""), "unknown key. Known here: url_file, format, secret_file"),
@@ -196,55 +196,55 @@ async fn a_mistake_in_the_section_is_reported_without_its_secrets() {
             "is not used by the format slack: its receivers verify no secret",
         ),
     ] {
-        notified.cli.configure(&format!("[notify]\n{lines}\n"));
-        let ended = notified.run(&["check"], CONFIG).await;
+        harness.cli.configure(&format!("[notify]\n{lines}\n"));
+        let ended = harness.run(&["check"], CONFIG).await;
         assert!(ended.stdout.contains(problem), "{problem}: {ended:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_that_the_receiver_is_usable_and_sends_nothing() {
-    let notified = Notified::new("dingtalk").await;
-    let ended = notified.run(&["check"], 0).await;
+async fn check_reports_that_the_receiver_is_usable_and_sends_nothing() {
+    let harness = NotifyHarness::new("dingtalk").await;
+    let ended = harness.run(&["check"], 0).await;
     let expected = "ok    notify         the URL of the dingtalk receiver is valid, with a secret; nothing was sent: try it with \
                     `tim-group-sync notify --test`";
     assert!(ended.stdout.contains(expected), "{ended:?}");
-    let shown = notified.run(&["check", "--show-config"], 0).await;
+    let shown = harness.run(&["check", "--show-config"], 0).await;
     assert!(shown.stdout.contains("notify.format = \"dingtalk\""), "{shown:?}");
     std::fs::set_permissions(
-        notified.cli.path("notify-url"),
+        harness.cli.path("notify-url"),
         std::os::unix::fs::PermissionsExt::from_mode(0o644),
     )
     .unwrap();
-    let ended = notified.run(&["check"], 0).await;
+    let ended = harness.run(&["check"], 0).await;
     assert!(ended.stdout.contains("warn  notify         users other than its owner can read"), "{ended:?}");
-    assert!(notified.receiver.posts().is_empty());
+    assert!(harness.receiver.posts().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_notifies_and_shows_no_secret_of_the_receiver() {
-    let notified = Notified::new("json").await;
-    notified.cli.serve_metrics();
-    notified.cli.api.create_many("Public", 3);
-    notified.cli.write_key(&"f".repeat(64));
-    notified.receiver.reply(Reply::Status(500, format!("{TOKEN} {SECRET}")));
-    let mut command = notified.cli.command(&["run"]);
+    let harness = NotifyHarness::new("json").await;
+    harness.cli.serve_metrics();
+    harness.cli.api.create_many("Public", 3);
+    harness.cli.write_key(&"f".repeat(64));
+    harness.receiver.reply(Reply::Status(500, format!("{TOKEN} {SECRET}")));
+    let mut command = harness.cli.command(&["run"]);
     command.env("TIM_GROUP_SYNC_LOG", "trace");
     let (service, metrics) = start_with_metrics(command).await;
     let service = service.wait_for_log("HTTP 500").await;
-    notified.receiver.reply(Reply::ok(""));
+    harness.receiver.reply(Reply::ok(""));
     let service = service.wait_for_log("notification delivered").await;
-    let post = notified.receiver.wait_for_accepted(1).await;
+    let post = harness.receiver.wait_for_accepted(1).await;
     assert_eq!(post.state(), "refused begins");
     let (_, _, page) = get(&metrics, "/metrics").await;
     let delivered = "tim_group_sync_notifications_total{event=\"refused\",outcome=\"delivered\"} 1\n";
     assert!(page.contains(delivered), "{page}");
     // A reload replaces the receiver.
     let slack = TestReceiver::start().await;
-    notified.write_secret("notify-url", &slack.url());
-    notified.configure("slack");
-    notified.cli.serve_metrics();
-    notified.cli.write_key(tim_group_sync::simulator::KEY);
+    harness.write_secret("notify-url", &slack.url());
+    harness.configure("slack");
+    harness.cli.serve_metrics();
+    harness.cli.write_key(tim_group_sync::simulator::KEY);
     service.signal(Signal::HUP);
     let service = service.wait_for_log("crawl complete").await;
     let post = slack.wait_for_accepted(1).await;
@@ -259,11 +259,11 @@ async fn the_service_notifies_and_shows_no_secret_of_the_receiver() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unusable_receiver_is_logged_and_does_not_keep_the_service_from_crawling() {
-    let notified = Notified::new("json").await;
-    notified.cli.api.create_many("Public", 3);
-    std::fs::remove_file(notified.cli.path("notify-url")).unwrap();
-    let service = Service::spawn(notified.cli.command(&["run"]));
+async fn an_unusable_receiver_is_logged_and_does_not_prevent_crawls() {
+    let harness = NotifyHarness::new("json").await;
+    harness.cli.api.create_many("Public", 3);
+    std::fs::remove_file(harness.cli.path("notify-url")).unwrap();
+    let service = Service::spawn(harness.cli.command(&["run"]));
     let service =
         service.wait_for_log("no notification can be sent until this is corrected: cannot read ").await;
     let service = service.wait_for_log("crawl complete").await;
@@ -272,9 +272,9 @@ async fn an_unusable_receiver_is_logged_and_does_not_keep_the_service_from_crawl
 
 #[tokio::test]
 async fn no_debug_output_shows_the_url_or_the_secret() {
-    let notified = Notified::new("json").await;
+    let harness = NotifyHarness::new("json").await;
     let environment = Environment::new([("HOME", "/home/u")]);
-    let config = Config::load(&notified.cli.path("config.toml"), &environment).unwrap();
+    let config = Config::load(&harness.cli.path("config.toml"), &environment).unwrap();
     let notify = config.notify.as_ref().unwrap();
     let read = notify.read().unwrap();
     let receiver = Receiver::new(&read.url, "notify-url", notify.format, read.secret.clone()).unwrap();

@@ -79,7 +79,7 @@ async fn the_table_answers_every_question() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_table_nor_json_shows_ids_names_or_secrets() {
+async fn the_table_and_the_json_contain_no_ids_names_or_secrets() {
     let cli = CliHarness::new().await;
     with_groups(&cli);
     let signature = cli.run(&["usersig", "--app", "prod"]).await.stdout;
@@ -97,7 +97,7 @@ async fn neither_table_nor_json_shows_ids_names_or_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn list_requests_keep_the_interval_and_info_requests_are_few() {
+async fn list_requests_keep_the_interval_and_the_number_of_requests_is_fixed() {
     let cli = CliHarness::new().await;
     with_groups(&cli);
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));

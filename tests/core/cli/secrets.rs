@@ -1,5 +1,5 @@
-//! The key, UserSigs and the database's password appear in no output, and no server without a
-//! trusted certificate gets a signature.
+//! No output contains the key, a UserSig or the database's password, and no signature is sent to a
+//! server without a trusted certificate.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -41,9 +41,9 @@ fn secret_in(text: &str) -> Option<&str> {
     })
 }
 
-fn assert_no_secret(cli: &str, text: &str) {
+fn assert_no_secret(what: &str, text: &str) {
     if let Some(secret) = secret_in(text) {
-        panic!("{cli} shows {secret:?}: {text}");
+        panic!("{what} shows {secret:?}: {text}");
     }
 }
 
@@ -129,8 +129,8 @@ async fn no_secret_is_shown_whatever_the_api_answers() {
     cli.api.create_many("Public", 30);
     cli.configure("page_limit = 10\ngroup_types = [\"Public\"]\n");
     let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
-    let hasty = lines.replace("\"2s\"", "\"200ms\"").replace("retry_for = \"1s\"", "retry_for = \"0s\"");
-    std::fs::write(cli.path("config.toml"), hasty).unwrap();
+    let impatient = lines.replace("\"2s\"", "\"200ms\"").replace("retry_for = \"1s\"", "retry_for = \"0s\"");
+    std::fs::write(cli.path("config.toml"), impatient).unwrap();
     let answered = [1, 10004, 10007, 60002, 60011, 60021, 70001, 70003, 70009, 70013, 70016, 70403];
     let mut faults: Vec<Fault> = answered.into_iter().map(Fault::ErrorCode).collect();
     faults.extend([
@@ -270,20 +270,20 @@ async fn no_secret_is_visible_in_the_arguments_or_the_environment_of_the_process
     cli.api.create_many("Public", 30);
     // The daemon catches up its first crawl at once.
     for command in ["run", "crawl"] {
-        let asked = cli.api.hold(At::Every);
+        let held = cli.api.hold(At::Every);
         let mut spawned = cli.command(&[command]);
         spawned.env("TIM_GROUP_SYNC_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = spawned.spawn().unwrap();
         let id = child.id();
         let ending = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
         // At this point the command has read its key and signed a request.
-        asked.reached().await;
+        held.reached().await;
         for file in ["cmdline", "environ", "comm", "status"] {
             let shown = std::fs::read(format!("/proc/{id}/{file}")).unwrap();
             assert!(!shown.is_empty());
             assert_no_secret(&format!("{file} of {command}"), &text(&shown));
         }
-        asked.release();
+        held.release();
         if command == "run" {
             let pid = Pid::from_raw(id.cast_signed()).unwrap();
             kill_process(pid, Signal::TERM).unwrap();
@@ -320,35 +320,35 @@ async fn no_secret_is_in_the_daemons_log_or_its_http_answers() {
     let (daemon, dashboard) = daemon.wait_for_log_line("serving the dashboard").await;
     let daemon = daemon.wait_for_log("crawl complete").await;
     let (metrics, dashboard) = (address_in(&metrics), address_in(&dashboard));
-    let asked = async |state: &str| {
+    let request_all_pages = async |state: &str| {
         let pages = ["/metrics", "/healthz", "/readyz", "/readyz?usersig=x", "/nothing"];
-        let mut asked: Vec<(&str, String)> =
+        let mut requests: Vec<(&str, String)> =
             pages.into_iter().map(|page| (metrics.as_str(), page.to_owned())).collect();
         for page in ["/", "/api/apps"] {
-            asked.push((&dashboard, page.to_owned()));
+            requests.push((&dashboard, page.to_owned()));
         }
         let of_app =
             ["", "/crawls", "/app_counts", "/type_counts", "/daily_counts", "/group_events", "/groups"];
         for page in of_app {
-            asked.push((&dashboard, format!("/api/apps/1400000000{page}")));
+            requests.push((&dashboard, format!("/api/apps/1400000000{page}")));
         }
-        for (address, page) in asked {
+        for (address, page) in requests {
             let (status, head, body) = get(address, &page).await;
             assert!(page == "/nothing" || !status.starts_with("404"), "{page}: {status}");
             assert_no_secret(&format!("{page} while {state}"), &format!("{status} {head} {body}"));
         }
     };
-    asked("all is well").await;
+    request_all_pages("all is well").await;
     cli.write_key(WRONG_KEY);
     daemon.signal(Signal::HUP);
     let daemon = daemon.wait_for_log("configuration reloaded").await;
     daemon.signal(Signal::USR1);
     let daemon = daemon.wait_for_log("crawl failed").await;
-    asked("the key is refused").await;
+    request_all_pages("the key is refused").await;
     std::fs::write(cli.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\""))).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.wait_for_log("was not reloaded").await;
-    asked("the configuration holds a key").await;
+    request_all_pages("the configuration holds a key").await;
     daemon.signal(Signal::TERM);
     let daemon = daemon.wait_for_log("stopped").await;
     assert_no_secret("the log", daemon.log());
@@ -463,12 +463,12 @@ async fn no_signature_is_sent_to_an_api_without_a_trusted_certificate() {
         trusted.server("localhost", 2020, api).await,
     ] {
         let ended = check(server, &bundle).await;
-        let says = ended.stdout.contains("is not trusted");
-        assert!(ended.code == Some(1) && says && ended.stdout.contains("SSL_CERT_FILE"), "{ended:?}");
+        let is_untrusted = ended.stdout.contains("is not trusted");
+        assert!(ended.code == Some(1) && is_untrusted && ended.stdout.contains("SSL_CERT_FILE"), "{ended:?}");
     }
     let ended = check(trusted.server("localhost", 2100, api).await, &none).await;
-    let says = ended.stdout.contains("No CA certificates") && ended.stdout.contains("SSL_CERT_FILE");
-    assert!(ended.code == Some(1) && says, "{ended:?}");
+    let has_reason = ended.stdout.contains("No CA certificates") && ended.stdout.contains("SSL_CERT_FILE");
+    assert!(ended.code == Some(1) && has_reason, "{ended:?}");
     assert!(cli.api.requests().is_empty(), "a signature reached a server without a trusted certificate");
     let ended = check(trusted.server("localhost", 2100, api).await, &bundle).await;
     assert!(ended.code == Some(0) && ended.stdout.contains("3 groups"), "{ended:?}");

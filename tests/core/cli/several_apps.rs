@@ -21,7 +21,7 @@ async fn api_of(sdk_app_id: i64) -> Simulator {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_without_its_key_keeps_no_other_from_being_crawled() {
+async fn an_app_whose_key_is_missing_does_not_prevent_the_crawls_of_others() {
     let cli = CliHarness::new().await;
     let others = [api_of(1_400_000_001).await, api_of(1_400_000_002).await];
     let sections = app("first", 1_400_000_001, &others[0]) + &app("second", 1_400_000_002, &others[1]);
@@ -52,7 +52,7 @@ async fn an_app_without_its_key_keeps_no_other_from_being_crawled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn if_no_app_has_a_key_each_is_named_and_no_database_is_made() {
+async fn if_no_app_has_a_key_the_errors_name_each_app_and_no_database_is_created() {
     let cli = CliHarness::new().await;
     let other = api_of(1_400_000_001).await;
     cli.configure(&app("other", 1_400_000_001, &other));
@@ -66,7 +66,7 @@ async fn if_no_app_has_a_key_each_is_named_and_no_database_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_exit_code_is_the_first_of_the_contracts_order() {
+async fn the_exit_code_is_that_of_the_most_severe_failure() {
     let cli = CliHarness::new().await;
     let other = api_of(1_400_000_001).await;
     cli.configure(&app("other", 1_400_000_001, &other));

@@ -78,7 +78,7 @@ async fn the_json_has_the_names_of_the_dashboards_json_and_its_earlier_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_health_check_can_follow_the_schedule() {
+async fn max_age_can_depend_on_the_schedule() {
     let cli = with_apps(0).await;
     let healthy = async |cron: &str| {
         cli.configure(&format!("[apps.prod.schedule]\ncron = \"{cron}\"\n"));

@@ -67,44 +67,44 @@ async fn a_signal_in_the_first_milliseconds_does_not_kill_the_service() {
     }
 }
 
-fn reads_line(process: &mut Child, start: &str) -> String {
+fn read_line_starting_with(process: &mut Child, start: &str) -> String {
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
     lines.map(Result::unwrap).find(|line| line.starts_with(start)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_simulator_and_the_demo_end_with_their_terminal() {
+async fn the_simulator_and_the_demo_stop_when_their_terminal_closes() {
     let cli = CliHarness::new().await;
     for (arguments, ready) in [
         (&["simulate", "--listen", "127.0.0.1:0"][..], "simulated API"),
         (&["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0"][..], "The dashboard is at"),
     ] {
         let mut process = cli.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        reads_line(&mut process, ready);
+        read_line_starting_with(&mut process, ready);
         send(&process, Signal::HUP);
         assert_eq!(code_of(process).await, Some(0), "{arguments:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_simulator_that_was_started_with_nohup_outlives_its_terminal() {
+async fn a_simulator_started_with_nohup_keeps_running_when_its_terminal_closes() {
     let cli = CliHarness::new().await;
     let mut command = Command::new("sh");
     command.current_dir(cli.folder.path()).stdout(Stdio::piped());
     command.args(["-c", r#"trap "" HUP; exec "$0" simulate --listen 127.0.0.1:0"#, program()]);
     let mut process = command.spawn().unwrap();
-    let line = reads_line(&mut process, "simulated API");
+    let line = read_line_starting_with(&mut process, "simulated API");
     let address = line.split_once("http://").unwrap().1.trim_end_matches('/').to_owned();
     send(&process, Signal::HUP);
-    // Signals are handled in order. If SIGTERM ends the process in the usual way, SIGHUP had no
-    // effect.
+    // Signals are handled in order. If the process still accepts connections and SIGTERM stops it,
+    // SIGHUP had no effect.
     tokio::net::TcpStream::connect(&address).await.unwrap();
     send(&process, Signal::TERM);
     assert_eq!(code_of(process).await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_as_a_file_is_refused_at_once_by_every_command() {
+async fn every_command_refuses_a_pipe_in_place_of_a_file_at_once() {
     let cli = CliHarness::new().await;
     let pipe = cli.path("pipe").display().to_string();
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -123,13 +123,13 @@ async fn a_pipe_as_a_file_is_refused_at_once_by_every_command() {
     ] {
         let ended = cli.run(arguments).await;
         assert_eq!(ended.code, Some(78), "{arguments:?} {ended:?}");
-        let said = format!("{}{}", ended.stdout, ended.stderr);
-        assert!(said.contains("it is a pipe, not a regular file"), "{arguments:?} {ended:?}");
+        let printed = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(printed.contains("it is a pipe, not a regular file"), "{arguments:?} {ended:?}");
     }
 }
 
-/// Runs the service with a file as stderr that it takes for the journal. Returns the exit code and
-/// the lines.
+/// Runs the service with a file as stderr, and with a `JOURNAL_STREAM` that identifies this file as
+/// the journal. Returns the exit code and the lines of the file.
 async fn run_in_journal(cli: &CliHarness) -> (Option<i32>, Vec<String>) {
     let journal = File::create(cli.path("journal")).unwrap();
     let metadata = journal.metadata().unwrap();
@@ -142,7 +142,7 @@ async fn run_in_journal(cli: &CliHarness) -> (Option<i32>, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_start_says_its_reason_at_error_priority_and_nothing_else() {
+async fn a_refused_start_logs_only_its_reason_at_error_priority() {
     let refused = async |cli: &CliHarness, reason: &str| {
         let (code, lines) = run_in_journal(cli).await;
         assert_eq!(code, Some(78), "{lines:?}");
@@ -176,7 +176,7 @@ async fn a_refused_start_says_its_reason_at_error_priority_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mistake_in_the_command_line_has_error_priority_in_the_journal() {
+async fn a_usage_error_has_error_priority_in_the_journal() {
     let cli = CliHarness::new().await;
     let journal = File::create(cli.path("journal")).unwrap();
     let metadata = journal.metadata().unwrap();

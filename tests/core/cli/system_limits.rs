@@ -17,7 +17,7 @@ async fn crawl_with_stderr(cli: &CliHarness, stderr: impl Into<Stdio>) -> Comman
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crawl_goes_on_if_its_log_cannot_be_written() {
+async fn a_crawl_continues_if_its_log_cannot_be_written() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     // Long enough for lines about the progress, which are written every 200 ms at most.
@@ -62,7 +62,7 @@ async fn with_file_size_limit(cli: &CliHarness, blocks: u32, redirection: &str) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_at_the_limit_of_the_size_of_files_does_not_end_a_crawl() {
+async fn a_log_at_the_file_size_limit_does_not_end_a_crawl() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     let log = OpenOptions::new().create(true).append(true).open(cli.path("log")).unwrap();
@@ -74,7 +74,7 @@ async fn a_log_at_the_limit_of_the_size_of_files_does_not_end_a_crawl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_at_the_limit_of_the_size_of_files_is_a_failure_that_says_so() {
+async fn a_database_at_the_file_size_limit_fails_the_command_with_the_reason() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     let ended = with_file_size_limit(&cli, 8, "").await;

@@ -33,12 +33,12 @@ async fn a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_recor
     for hours in [YEAR_IN_HOURS, -YEAR_IN_HOURS] {
         let before = rows_except_crawl_records(&harness).await;
         // Only the crawler's clock is wrong. The API's `Date` header is right.
-        harness.set_clock_by(hours);
+        harness.move_clock_by_hours(hours);
         harness.api.set_date_offset(TimeDelta::hours((-hours).into()));
         let report = harness.crawl().await;
         assert_eq!(outcome(&report), "failed clock", "{}", reason_text(&report));
         assert_eq!(rows_except_crawl_records(&harness).await, before, "{hours} h");
-        harness.set_clock_by(-hours);
+        harness.move_clock_by_hours(-hours);
         harness.api.set_date_offset(TimeDelta::zero());
     }
     // A skew of half an hour is only reported.
@@ -57,14 +57,14 @@ async fn the_effects_of_an_undetected_clock_a_year_ahead_end_with_the_next_crawl
     complete(&harness).await;
     harness.dissolve("b");
     harness.create("Public", "f");
-    harness.set_clock_by(YEAR_IN_HOURS);
+    harness.move_clock_by_hours(YEAR_IN_HOURS);
     harness.api.script(At::Every, Fault::NoDate);
     complete(&harness).await;
     harness.api.clear_faults();
-    harness.set_clock_by(-YEAR_IN_HOURS);
+    harness.move_clock_by_hours(-YEAR_IN_HOURS);
     harness.dissolve("c");
     let report = complete(&harness).await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     let next = complete(&harness).await;
     harness.assert_table_matches_api().await;
     assert_eq!(deleted(&harness).await, ["a", "b", "c"], "retention must not remove rows too early");
@@ -89,16 +89,16 @@ async fn a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts(harness:
     for new in ["d", "e", "f"] {
         harness.create("Public", new);
         complete(&harness).await;
-        harness.set_clock_by(24);
+        harness.move_clock_by_hours(24);
     }
     let before = harness.lines(days).await;
     // No answer has a `Date`, so the crawl does not notice the wrong clock.
     harness.api.script(At::Every, Fault::Status(502));
-    harness.set_clock_by(-YEAR_IN_HOURS);
+    harness.move_clock_by_hours(-YEAR_IN_HOURS);
     assert_eq!(outcome(&harness.crawl().await), "failed network");
     assert_eq!(harness.lines(days).await, before);
     harness.api.clear_faults();
-    harness.set_clock_by(YEAR_IN_HOURS);
+    harness.move_clock_by_hours(YEAR_IN_HOURS);
     complete(&harness).await;
     assert!(harness.lines(days).await.starts_with(&before[..4]));
 }

@@ -214,7 +214,7 @@ async fn answers_in_another_order_are_matched_to_their_groups(harness: Harness) 
     complete(&harness).await;
     harness.dissolve("b d");
     harness.api.hide(&["c"]);
-    harness.api.script(At::Info, Fault::OtherOrder);
+    harness.api.script(At::Info, Fault::ReverseOrder);
     let report = complete(&harness).await;
     assert_eq!(lookup_counts(&report), [3, 2, 1, 0, 0]);
     assert_eq!(deleted(&harness).await, ["b", "d"]);

@@ -98,7 +98,7 @@ async fn unchanged_details_are_not_written_and_their_time_follows_the_last_reque
     let harness = crawled(harness, "a b").await;
     refresh(&harness).await;
     let (written, times) = (harness.lines(WRITTEN_AT).await, harness.lines(TIMES).await);
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     expire_claims(&harness).await;
     refresh(&harness).await;
     assert_eq!(harness.lines(WRITTEN_AT).await, written);
@@ -111,7 +111,7 @@ async fn a_changed_detail_is_written(harness: Harness) {
     refresh(&harness).await;
     let before = harness.lines(WRITTEN_AT).await;
     harness.api.set_details("b", fields(json!({ "Owner_Account": "mallory" })));
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     expire_claims(&harness).await;
     refresh(&harness).await;
     assert_eq!(harness.lines(ROWS).await, ["a A eve 3", "b B mallory 3"]);
@@ -124,10 +124,10 @@ async fn details_are_requested_again_when_they_are_older_than_the_limit(harness:
     let refresher = harness.details_refresher();
     refresher.refresh_due().await.unwrap();
     let requests_before = harness.requests_so_far();
-    harness.set_clock_by(23);
+    harness.move_clock_by_hours(23);
     refresher.refresh_due().await.unwrap();
     assert_eq!(requested_after(&harness, requests_before), Vec::<Vec<String>>::new());
-    harness.set_clock_by(2);
+    harness.move_clock_by_hours(2);
     refresher.refresh_due().await.unwrap();
     assert_eq!(requested_after(&harness, requests_before), [["a", "b"]]);
 }
@@ -138,7 +138,7 @@ async fn the_details_of_new_groups_are_requested_before_the_others_are_due(harne
     refresher.refresh_due().await.unwrap();
     harness.create("Public", "a c");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     let requests_before = harness.requests_so_far();
     refresher.refresh_due().await.unwrap();
     assert_eq!(requested_after(&harness, requests_before), [vec!["a", "c"], vec!["a", "b", "c", "d"]]);
@@ -153,7 +153,7 @@ async fn a_group_that_returns_has_the_time_of_its_own_request(harness: Harness) 
     let before_deletion = harness.value(as_of).await;
     harness.dissolve("a");
     harness.crawl().await;
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     refresher.refresh_due().await.unwrap();
     assert_eq!(
         harness.value(as_of).await,
@@ -200,7 +200,7 @@ async fn two_processes_do_not_refresh_the_same_app_at_once(harness: Harness) {
     };
     tokio::join!(refreshing, refused);
     assert_eq!(requested_after(&harness, requests_before), [["a", "b"]]);
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     one.refresh_due().await.unwrap();
     assert_eq!(requested_after(&harness, requests_before).len(), 2);
 }
@@ -208,7 +208,7 @@ async fn two_processes_do_not_refresh_the_same_app_at_once(harness: Harness) {
 async fn the_claim_of_a_process_that_ended_is_taken_over_after_it_expires(harness: Harness) {
     let harness = crawled(harness, "a b").await;
     refresh(&harness).await;
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     let requests_before = harness.requests_so_far();
     let successor = harness.details_refresher();
     successor.refresh_due().await.unwrap();
@@ -256,14 +256,14 @@ async fn a_group_without_a_usable_answer_keeps_its_details_and_their_time(harnes
     refresher.refresh_due().await.unwrap();
     let before = harness.lines(TIMES).await;
     harness.api.script(At::Info, Fault::GroupCode("a".to_owned(), 10007));
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     refresher.refresh_due().await.unwrap();
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     refresher.refresh_due().await.unwrap();
     let after = harness.lines(TIMES).await;
     assert_eq!((after[0] == before[0], after[1] == before[1]), (true, false));
     harness.api.clear_faults();
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     refresher.refresh_due().await.unwrap();
     let after = harness.lines(TIMES).await;
     assert_eq!(after[0].replace('a', ""), after[1].replace('b', ""));
@@ -301,7 +301,7 @@ async fn deleted_groups_keep_their_details_until_retention_removes_the_group(har
     assert_eq!(harness.lines(ROWS).await, ["a A eve 3", "b B eve 3"]);
     harness.retention = Retention { deleted_groups: Some(2), ..Retention::default() };
     for _ in 0..4 {
-        harness.set_clock_by(24);
+        harness.move_clock_by_hours(24);
         // The checks of `Harness::crawl` expect that the groups of all events are in the table.
         harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
     }
@@ -345,7 +345,7 @@ async fn readers_see_how_many_groups_have_recent_details(harness: Harness) {
     harness.api.clear_faults();
     harness.dissolve("a b");
     harness.crawl().await;
-    harness.set_clock_by(25);
+    harness.move_clock_by_hours(25);
     refresher.refresh_due().await.unwrap();
     let details = overview().await.unwrap();
     assert_eq!((details.groups, details.fresh_groups), (1, 1), "deleted groups do not count");

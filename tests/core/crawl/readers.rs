@@ -110,12 +110,12 @@ const MONTHS: &str =
 async fn a_month_has_its_peak_its_last_count_and_its_growth(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("Public", "c d e");
     let peak = harness.crawl().await;
     harness.dissolve("a b c");
     harness.crawl().await;
-    harness.set_clock_by(31 * 24);
+    harness.move_clock_by_hours(31 * 24);
     harness.create("Private", "p");
     harness.crawl().await;
     let months = harness.lines(MONTHS).await;
@@ -153,7 +153,7 @@ async fn a_quiet_day_differs_from_a_day_without_a_complete_crawl(harness: Harnes
     harness.create("Public", "a");
     harness.crawl().await;
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.fault_at_request(1, Fault::ErrorCode(60021));
     harness.crawl().await;
     let days = "SELECT DISTINCT day, complete_crawls FROM daily_counts ORDER BY day";

@@ -44,7 +44,7 @@ async fn the_churn_of_an_app_is_not_the_sum_of_its_types(harness: Harness) {
     harness.create("Public", "a b c d e f g h");
     harness.create("Private", "p q");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.dissolve("a b p");
     harness.crawl().await;
     // 3 groups vanished. The two days have 10 and 7 live groups, 8.5 on average.
@@ -56,13 +56,13 @@ async fn the_apis_statistics_are_compared_with_the_table(mut harness: Harness) {
     harness.timezone = Tz::Asia__Shanghai;
     harness.create("Public", "a b c d");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("AVChatRoom", "short-1 short-2"); // this type is not configured
     harness.create("Public", "e f");
     harness.create("Public", "g");
     harness.dissolve("g a"); // no crawl sees g
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.crawl().await;
     let question = "What does the API itself report, and how does it differ from the table?";
     let days = lines(&harness, question).await;
@@ -74,10 +74,10 @@ async fn the_apis_statistics_are_compared_with_the_table(mut harness: Harness) {
 async fn a_week_is_named_by_its_monday(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await; // Sunday, 1 March 2026
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.dissolve("a");
     harness.crawl().await; // Monday
-    harness.set_clock_by(6 * 24);
+    harness.move_clock_by_hours(6 * 24);
     harness.dissolve("b");
     harness.crawl().await; // Sunday
     let weeks = lines(&harness, "What happened in each week?").await;
@@ -90,10 +90,10 @@ async fn the_median_lifetime_includes_groups_that_are_still_live(harness: Harnes
     harness.create("Public", "a b c d e");
     harness.crawl().await;
     harness.dissolve("a b");
-    harness.set_clock_by(9);
+    harness.move_clock_by_hours(9);
     harness.crawl().await;
     harness.dissolve("c");
-    harness.set_clock_by(19);
+    harness.move_clock_by_hours(19);
     harness.crawl().await;
     let median = lines(&harness, "How long do groups live?").await.remove(0);
     let fields: Vec<&str> = median.split(' ').collect();
@@ -112,7 +112,7 @@ async fn groups_that_were_live_at_a_time_are_found_by_their_spans(harness: Harne
     harness.crawl().await;
     harness.dissolve("a");
     harness.crawl().await;
-    harness.set_clock_by(72); // 2 April
+    harness.move_clock_by_hours(72); // 2 April
     harness.create("Public", "a d");
     harness.dissolve("c");
     let last = harness.crawl().await;
@@ -136,10 +136,10 @@ async fn a_cohort_counts_the_groups_that_reached_an_age(harness: Harness) {
     harness.crawl().await;
     harness.create("Public", "a b c");
     harness.crawl().await;
-    harness.set_clock_by(30);
+    harness.move_clock_by_hours(30);
     harness.dissolve("a");
     harness.crawl().await;
-    harness.set_clock_by(10 * 24);
+    harness.move_clock_by_hours(10 * 24);
     harness.dissolve("b");
     harness.crawl().await;
     let cohorts = lines(&harness, "How many groups of each week are still live").await;

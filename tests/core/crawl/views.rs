@@ -44,11 +44,11 @@ async fn a_baseline_does_not_count_as_growth_and_later_days_do(harness: Harness)
     harness.fault_at_request(3, Fault::ErrorCode(10004));
     // The crawl listed some groups, but the baseline continues.
     assert_eq!(outcome(&harness.crawl().await), "failed api_error 10004");
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.crawl().await;
     assert_eq!(harness.value("SELECT count(*) FROM daily_counts WHERE net_growth IS NOT NULL").await, "0");
 
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("Public", "e f");
     harness.create("Private", "p");
     harness.crawl().await;
@@ -64,12 +64,12 @@ async fn a_baseline_does_not_count_as_growth_and_later_days_do(harness: Harness)
 async fn growth_includes_changes_without_an_event_of_the_day(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.dissolve("a");
     let deleting = harness.crawl().await;
     harness.api.retype("b", "Private");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.undelete(deleting.crawl).await;
     let days = growth(&harness).await;
     assert_eq!(days[2..], ["02 Private 1 0 1", "02 Public 1 3 -2", "03 Public 2 1 1"]);
@@ -78,7 +78,7 @@ async fn growth_includes_changes_without_an_event_of_the_day(harness: Harness) {
 async fn days_without_a_crawl_have_no_row_and_the_next_day_has_their_growth(harness: Harness) {
     harness.create("Public", "a");
     harness.crawl().await;
-    harness.set_clock_by(5 * 24);
+    harness.move_clock_by_hours(5 * 24);
     harness.create("Public", "b c");
     harness.crawl().await;
     let public = growth(&harness).await.into_iter().filter(|line| line.contains("Public"));
@@ -124,7 +124,7 @@ async fn crawls_are_counted_by_day_in_the_schedules_time_zone(mut harness: Harne
     let stopped = CancellationToken::new();
     stopped.cancel();
     assert_eq!(outcome(&harness.crawl_until_cancelled(&stopped).await), "cancelled cancelled");
-    harness.set_clock_by(5); // a new day in Shanghai, the same day in UTC
+    harness.move_clock_by_hours(5); // a new day in Shanghai, the same day in UTC
     harness.fault_at_request(2, Fault::EarlyEnd);
     harness.crawl().await;
     let days = "SELECT day, crawls, complete, incomplete, failed, cancelled FROM daily_crawls ORDER BY day";

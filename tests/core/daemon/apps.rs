@@ -239,23 +239,23 @@ async fn fifty_apps_are_crawled_independently_even_if_some_of_them_fail() {
     let apps: [(&'static str, AppPlan); 50] = apps.try_into().unwrap();
     let mut daemons = harness.start_all(apps);
     hanging.reached().await;
-    let suffering = ["app10", "app20", "app30", "app40"];
+    let failing_apps = ["app10", "app20", "app30", "app40"];
     for (time, next) in [("08:20:00", "09:00:00"), ("09:00:00", "10:00:00")] {
         harness.set_clock(time);
         daemons.iter().for_each(|daemon| daemon.trigger.fire());
-        for daemon in daemons.iter_mut().filter(|daemon| !suffering.contains(&daemon.app)) {
+        for daemon in daemons.iter_mut().filter(|daemon| !failing_apps.contains(&daemon.app)) {
             daemon.wait_for_next_crawl_at(next).await;
             daemon.wait_for_crawl_status("complete").await;
         }
     }
-    let [refused, unreadable, failing, hangs] =
-        suffering.map(|app| daemons[0].apps.borrow().get(app).unwrap().clone());
+    let [refused, unreadable, failing, hanging_app] =
+        failing_apps.map(|app| daemons[0].apps.borrow().get(app).unwrap().clone());
     assert!(refused.refused && unreadable.refused && unreadable.key_problem.is_some());
     assert!(failing.last_report.is_some_and(|report| report.status.as_str() == "failed"));
-    assert!(matches!(hangs.phase, Phase::Crawling { .. }));
-    let served = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
-    let (_, served) = harness.store.query_as_text(served).await.unwrap();
-    assert_eq!(served, [["46", "92"]]);
+    assert!(matches!(hanging_app.phase, Phase::Crawling { .. }));
+    let complete = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
+    let (_, complete) = harness.store.query_as_text(complete).await.unwrap();
+    assert_eq!(complete, [["46", "92"]]);
     drop(hanging);
     let [first, ..] = daemons;
     assert_eq!(first.stop().await, Ending::Requested);

@@ -24,8 +24,8 @@ async fn details_are_refreshed_after_a_crawl_and_status_shows_them() {
     let service = service(&cli).wait_for_log("refreshed details").await;
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(cli.query("SELECT count(*) FROM group_details WHERE name LIKE 'Group %'").await, "120");
-    let asked = cli.api.requests().into_iter().filter(|request| request.call == Call::Info).count();
-    assert_eq!(asked, 3);
+    let info_requests = cli.api.requests().into_iter().filter(|request| request.call == Call::Info).count();
+    assert_eq!(info_requests, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +43,7 @@ async fn a_crawl_does_not_wait_for_an_unfinished_details_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_problem_with_get_group_info_is_logged_once_and_crawls_go_on() {
+async fn a_problem_with_get_group_info_is_logged_once_and_crawls_continue() {
     let cli = with_groups(10).await;
     cli.api.script(At::Info, Fault::ErrorCode(10007));
     let service = service(&cli).wait_for_log("cannot refresh the details").await;
@@ -54,7 +54,7 @@ async fn a_problem_with_get_group_info_is_logged_once_and_crawls_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_service_is_continued_by_the_next_one() {
+async fn after_a_kill_the_next_service_refreshes_the_details() {
     let cli = with_groups(10).await;
     let held = cli.api.hold(At::Info);
     let killed = service(&cli).wait_for_log("crawl complete").await;

@@ -63,19 +63,18 @@ fn program(name: &str) -> Command {
 /// Runs promtool with this standard input, and returns its output.
 async fn promtool(arguments: &'static [&'static str], input: String) -> String {
     use std::io::Write as _;
-    let said = move || {
+    let run = move || {
         let mut command = program("promtool");
         command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
         let mut promtool =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         promtool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         let output = promtool.wait_with_output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8(said).unwrap();
-        assert!(output.status.success(), "{said}");
-        said
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{printed}");
+        printed
     };
-    tokio::task::spawn_blocking(said).await.unwrap()
+    tokio::task::spawn_blocking(run).await.unwrap()
 }
 
 /// Returns the value of a series of a page.
@@ -149,22 +148,22 @@ async fn prometheus_scrapes_the_daemon_and_loads_the_alert_rules() {
     // Prometheus logs to stderr, like the daemon.
     let (prometheus, line) = Service::spawn(command).wait_for_log_line("Listening on").await;
     let prometheus = prometheus.wait_for_log("Server is ready to receive web requests").await;
-    let its_address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
-    let answers = async |path: &str, expected: &str| {
-        let until_it_does = async {
-            while !get(&its_address, path).await.2.contains(expected) {
+    let prometheus_address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
+    let wait_for_answer = async |path: &str, expected: &str| {
+        let polling = async {
+            while !get(&prometheus_address, path).await.2.contains(expected) {
                 tokio::task::yield_now().await;
             }
         };
-        let came = tokio::time::timeout(Duration::from_secs(60), until_it_does).await.is_ok();
-        assert!(came, "{path} never has {expected}: {}", get(&its_address, path).await.2);
+        let in_time = tokio::time::timeout(Duration::from_secs(60), polling).await.is_ok();
+        assert!(in_time, "{path} does not contain {expected}: {}", get(&prometheus_address, path).await.2);
     };
     let live = "/api/v1/query?query=max%20by%20(im_app)%20(tim_group_sync_groups%7Bgroup_type%3D%22Public%22%2Cstate%3D%22live%22%7D)";
-    answers(live, "\"metric\":{\"im_app\":\"prod\"},").await;
-    answers(live, ",\"3\"]").await;
-    answers("/api/v1/rules", "\"name\":\"TimGroupSyncNoCompleteCrawl\"").await;
-    answers("/api/v1/rules", "\"health\":\"ok\"").await;
-    let (_, _, rules) = get(&its_address, "/api/v1/rules").await;
+    wait_for_answer(live, "\"metric\":{\"im_app\":\"prod\"},").await;
+    wait_for_answer(live, ",\"3\"]").await;
+    wait_for_answer("/api/v1/rules", "\"name\":\"TimGroupSyncNoCompleteCrawl\"").await;
+    wait_for_answer("/api/v1/rules", "\"health\":\"ok\"").await;
+    let (_, _, rules) = get(&prometheus_address, "/api/v1/rules").await;
     assert!(!rules.contains("\"health\":\"err\""), "{rules}");
 
     assert_eq!(prometheus.stop().await, Some(0));
@@ -173,7 +172,7 @@ async fn prometheus_scrapes_the_daemon_and_loads_the_alert_rules() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
-async fn each_alert_fires_when_it_should_and_only_then() {
+async fn each_alert_fires_exactly_when_it_should() {
     let rules = promtool(&["check", "rules", "prometheus/alerts.yml"], String::new()).await;
     assert!(rules.contains("SUCCESS: 10 rules found"), "{rules}");
     promtool(&["test", "rules", "prometheus/alerts.test.yml"], String::new()).await;
@@ -324,9 +323,9 @@ async fn log_lines_for_the_journal_have_a_priority_and_no_time() {
     let cli = CliHarness::new().await;
     cli.api.script(At::Request(2), Fault::ErrorCode(10018));
     let log = std::fs::File::create(cli.path("journal")).unwrap();
-    let seen = log.metadata().unwrap();
+    let metadata = log.metadata().unwrap();
     let mut command = cli.command(&["crawl"]);
-    command.env("JOURNAL_STREAM", format!("{}:{}", seen.dev(), seen.ino())).stderr(log);
+    command.env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino())).stderr(log);
     let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
     assert_eq!(status.code(), Some(0));
     let log = std::fs::read_to_string(cli.path("journal")).unwrap();

@@ -1,4 +1,4 @@
-//! Notifications: what is told, when, how often and in which form, to a receiver on this machine.
+//! Notifications to a receiver on this machine: their content, time, number and format.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +22,16 @@ use tim_group_sync::store::StoreError;
 use tim_group_sync::tencent::usersig::SecretKey;
 
 crawl_tests! {
-    withheld_deletions_are_told_when_they_begin_after_a_day_and_when_they_end,
-    undone_deletions_do_not_wait_for_a_person,
-    a_restart_repeats_nothing_and_tells_the_end,
-    two_replicas_tell_each_state_once,
+    withheld_deletions_are_reported_when_they_begin_after_a_day_and_when_they_end,
+    undone_deletions_cause_no_notification,
+    a_restart_repeats_no_notification_and_sends_that_of_the_end,
+    two_replicas_send_each_notification_once,
     an_undelivered_notification_of_a_killed_process_is_sent_by_another_one,
-    refused_credentials_are_told_until_a_crawl_lists_groups_again,
-    a_key_that_one_of_two_replicas_cannot_read_is_told_once,
+    refused_credentials_are_reported_until_a_crawl_lists_groups_again,
+    a_key_that_one_of_two_replicas_cannot_read_is_reported_once,
     an_app_without_a_complete_crawl_for_three_ticks_is_late,
-    a_peak_of_80_percent_of_the_quota_is_told,
-    forgetting_an_app_forgets_what_was_told,
+    a_peak_of_80_percent_of_the_quota_is_reported,
+    forgetting_an_app_removes_its_records_of_notifications,
 }
 
 /// Withholds the deletion of one group. Returns the crawl.
@@ -45,12 +45,12 @@ async fn withhold(harness: &mut Harness, id: &str) -> CrawlId {
     report.crawl
 }
 
-/// Moves the clock by some minutes.
-fn wait_minutes(harness: &Harness, minutes: i64) {
+/// Advances the clock by this number of minutes.
+fn advance_minutes(harness: &Harness, minutes: i64) {
     harness.clock.set(harness.clock.now() + TimeDelta::minutes(minutes));
 }
 
-async fn withheld_deletions_are_told_when_they_begin_after_a_day_and_when_they_end(mut harness: Harness) {
+async fn withheld_deletions_are_reported_when_they_begin_after_a_day_and_when_they_end(mut harness: Harness) {
     let receiver = TestReceiver::start().await;
     let crawl = withhold(&mut harness, "gone").await;
     let replica = Replica::of_prod(&harness, &receiver);
@@ -67,7 +67,7 @@ async fn withheld_deletions_are_told_when_they_begin_after_a_day_and_when_they_e
     });
     assert_eq!(began.json(), body);
     replica.wait_until_delivered("withheld", 1).await;
-    wait_minutes(&harness, 24 * 60);
+    advance_minutes(&harness, 24 * 60);
     let lasts = receiver.wait_for_accepted(2).await;
     assert_eq!(lasts.json()["text"], format!("{text} This has lasted since {at}."));
     harness.approve(crawl).await;
@@ -75,21 +75,21 @@ async fn withheld_deletions_are_told_when_they_begin_after_a_day_and_when_they_e
     let text = format!("App prod: no deletion is withheld any more. The problem was first noticed at {at}.");
     assert_eq!(ended.json()["text"], text);
     assert!(ended.json()["command"].is_null() && ended.json()["crawl_id"].is_null());
-    assert_eq!(receiver.told(), ["withheld begins", "withheld lasts", "withheld ends"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins", "withheld lasts", "withheld ends"]);
     replica.wait_until_delivered("withheld", 3).await;
     assert_eq!(replica.counted("withheld", "retried").await, 0);
     wait_for_value(&harness, UNENDED, "0").await;
     replica.stop().await;
 }
 
-async fn undone_deletions_do_not_wait_for_a_person(mut harness: Harness) {
+async fn undone_deletions_cause_no_notification(mut harness: Harness) {
     let receiver = TestReceiver::start().await;
     let crawl = withhold(&mut harness, "gone").await;
     harness.approve(crawl).await;
     harness.undelete(crawl).await;
     assert_eq!(harness.value("SELECT count(*) FROM live_groups WHERE held").await, "1");
     let replica = Replica::of_prod(&harness, &receiver);
-    // A deletion that waits follows. It is the first thing that is told.
+    // The first notification is about the deletion that is withheld next.
     withhold(&mut harness, "another").await;
     let began = receiver.wait_for_accepted(1).await.json();
     assert!(began["text"].as_str().unwrap().contains("the deletion of 1 group waits"), "{began}");
@@ -97,7 +97,7 @@ async fn undone_deletions_do_not_wait_for_a_person(mut harness: Harness) {
     replica.stop().await;
 }
 
-async fn a_restart_repeats_nothing_and_tells_the_end(mut harness: Harness) {
+async fn a_restart_repeats_no_notification_and_sends_that_of_the_end(mut harness: Harness) {
     let receiver = TestReceiver::start().await;
     let crawl = withhold(&mut harness, "gone").await;
     let replica = Replica::of_prod(&harness, &receiver);
@@ -108,10 +108,10 @@ async fn a_restart_repeats_nothing_and_tells_the_end(mut harness: Harness) {
     harness.approve(crawl).await;
     receiver.wait_for_accepted(2).await;
     restarted.stop().await;
-    assert_eq!(receiver.told(), ["withheld begins", "withheld ends"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins", "withheld ends"]);
 }
 
-/// The number of conditions whose end was not delivered.
+/// Counts the conditions whose end was not delivered.
 const UNENDED: &str = "SELECT count(*) FROM notification WHERE state <> 'ends' OR delivered_at IS NULL";
 
 /// Waits until all notifications that were claimed are recorded as delivered.
@@ -129,7 +129,7 @@ async fn wait_for_value(harness: &Harness, sql: &str, expected: &str) {
     assert!(in_time.is_ok(), "{sql} does not become {expected}");
 }
 
-async fn two_replicas_tell_each_state_once(mut harness: Harness) {
+async fn two_replicas_send_each_notification_once(mut harness: Harness) {
     let receiver = TestReceiver::start().await;
     let replicas = [Replica::of_prod(&harness, &receiver), Replica::of_prod(&harness, &receiver)];
     let mut expected = Vec::new();
@@ -146,7 +146,7 @@ async fn two_replicas_tell_each_state_once(mut harness: Harness) {
         delivered += replica.counted("withheld", "delivered").await;
         replica.stop().await;
     }
-    assert_eq!(receiver.told(), expected);
+    assert_eq!(receiver.accepted_states(), expected);
     assert_eq!(delivered, 10);
 }
 
@@ -163,10 +163,10 @@ async fn an_undelivered_notification_of_a_killed_process_is_sent_by_another_one(
     receiver.wait_for_accepted(1).await;
     wait_until_recorded(&harness).await;
     other.stop().await;
-    assert_eq!(receiver.told(), ["withheld begins"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins"]);
 }
 
-async fn refused_credentials_are_told_until_a_crawl_lists_groups_again(mut harness: Harness) {
+async fn refused_credentials_are_reported_until_a_crawl_lists_groups_again(mut harness: Harness) {
     let receiver = TestReceiver::start().await;
     harness.create("Public", "one");
     let replica = Replica::of_prod(&harness, &receiver);
@@ -186,7 +186,7 @@ async fn refused_credentials_are_told_until_a_crawl_lists_groups_again(mut harne
     let ended = receiver.wait_for_accepted(2).await.json();
     assert!(ended["text"].as_str().unwrap().starts_with("App prod: the API accepts the credentials again."));
     assert_eq!(ended["at"].as_str().unwrap(), format_time(harness.clock.now()));
-    assert_eq!(receiver.told(), ["refused begins", "refused ends"]);
+    assert_eq!(receiver.accepted_states(), ["refused begins", "refused ends"]);
     replica.stop().await;
 }
 
@@ -194,7 +194,7 @@ fn format_time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-async fn a_key_that_one_of_two_replicas_cannot_read_is_told_once(harness: Harness) {
+async fn a_key_that_one_of_two_replicas_cannot_read_is_reported_once(harness: Harness) {
     let receiver = TestReceiver::start().await;
     harness.create("Public", "one");
     let client = receiver.client(NotificationFormat::Json);
@@ -215,7 +215,7 @@ async fn a_key_that_one_of_two_replicas_cannot_read_is_told_once(harness: Harnes
     for replica in [lacking, other, also_lacking] {
         replica.stop().await;
     }
-    assert_eq!(receiver.told(), ["refused begins", "refused ends"]);
+    assert_eq!(receiver.accepted_states(), ["refused begins", "refused ends"]);
 }
 
 async fn an_app_without_a_complete_crawl_for_three_ticks_is_late(harness: Harness) {
@@ -223,12 +223,12 @@ async fn an_app_without_a_complete_crawl_for_three_ticks_is_late(harness: Harnes
     harness.create("Public", "one");
     harness.crawl().await;
     let hourly = NotifiedApp { cron: "0 * * * *", ..NotifiedApp::default() };
-    // It has crawled at 9:00. At 12:00 three ticks have passed.
+    // The last crawl was at 09:00. At 12:00 three ticks have passed.
     let replica = Replica::start(&harness, Some(receiver.client(NotificationFormat::Json)), vec![hourly]);
     replica.wait_until_idle().await;
     harness.clock.set("2026-03-01T12:00:00Z".parse().unwrap());
-    // Noticed at 12:00 or later, the state has to last for ten minutes.
-    let began = loop_until_told(&harness, &receiver).await;
+    // The condition is detected at 12:00 or later, and must last for ten minutes.
+    let began = advance_until_notified(&harness, &receiver).await;
     let text = began["text"].as_str().unwrap();
     assert!(
         text.starts_with(
@@ -237,27 +237,27 @@ async fn an_app_without_a_complete_crawl_for_three_ticks_is_late(harness: Harnes
         "{text}"
     );
     assert!(text.contains("The last complete crawl ended at 2026-03-01T09:00:"), "{text}");
-    let told_at: DateTime<Utc> = began["at"].as_str().unwrap().parse().unwrap();
-    assert!(told_at >= "2026-03-01T12:10:00Z".parse::<DateTime<Utc>>().unwrap(), "{told_at}");
+    let notified_at: DateTime<Utc> = began["at"].as_str().unwrap().parse().unwrap();
+    assert!(notified_at >= "2026-03-01T12:10:00Z".parse::<DateTime<Utc>>().unwrap(), "{notified_at}");
     harness.crawl().await;
     receiver.wait_for_accepted(2).await;
-    assert_eq!(receiver.told(), ["late begins", "late ends"]);
+    assert_eq!(receiver.accepted_states(), ["late begins", "late ends"]);
     replica.stop().await;
 }
 
-/// Moves the clock on, minute by minute up to an hour, until a notification arrives.
-async fn loop_until_told(harness: &Harness, receiver: &TestReceiver) -> serde_json::Value {
+/// Advances the clock minute by minute, up to an hour, until a notification arrives. Returns it.
+async fn advance_until_notified(harness: &Harness, receiver: &TestReceiver) -> serde_json::Value {
     for _ in 0..59 {
-        wait_minutes(harness, 1);
+        advance_minutes(harness, 1);
         let waiting = receiver.wait_for_accepted(1);
         if let Ok(post) = tokio::time::timeout(Duration::from_millis(100), waiting).await {
             return post.json();
         }
     }
-    panic!("nothing was told within an hour");
+    panic!("no notification within an hour");
 }
 
-async fn a_peak_of_80_percent_of_the_quota_is_told(harness: Harness) {
+async fn a_peak_of_80_percent_of_the_quota_is_reported(harness: Harness) {
     let receiver = TestReceiver::start().await;
     harness.api.create_many("Public", 8);
     harness.crawl().await;
@@ -272,11 +272,11 @@ async fn a_peak_of_80_percent_of_the_quota_is_told(harness: Harness) {
     replica.replace_apps(&harness, with_quota(100));
     let ended = receiver.wait_for_accepted(2).await.json();
     assert!(ended["text"].as_str().unwrap().contains("is below 80 % of group_quota again"), "{ended}");
-    assert_eq!(receiver.told(), ["quota begins", "quota ends"]);
+    assert_eq!(receiver.accepted_states(), ["quota begins", "quota ends"]);
     replica.stop().await;
 }
 
-async fn forgetting_an_app_forgets_what_was_told(mut harness: Harness) {
+async fn forgetting_an_app_removes_its_records_of_notifications(mut harness: Harness) {
     let receiver = TestReceiver::start().await;
     withhold(&mut harness, "gone").await;
     let replica = Replica::of_prod(&harness, &receiver);
@@ -292,33 +292,33 @@ async fn forgetting_an_app_forgets_what_was_told(mut harness: Harness) {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_told_after_ten_minutes_and_when_it_is_back() {
+async fn an_unavailable_database_is_reported_after_ten_minutes_and_when_it_is_available_again() {
     let harness = Harness::on(Engine::Sqlite).await;
     let receiver = TestReceiver::start().await;
     let replica = Replica::of_prod(&harness, &receiver);
     let error = StoreError::Absent { at: "sqlite:groups.db".to_owned() };
     let problem = error.to_string();
     replica.database.send_replace(Database::Unavailable { error: Arc::new(error) });
-    let began = loop_until_told(&harness, &receiver).await;
+    let began = advance_until_notified(&harness, &receiver).await;
     let text = began["text"].as_str().unwrap();
     assert!(
         text.starts_with("The service on ") && text.ends_with(&format!("so it crawls no app: {problem}.")),
         "{text}"
     );
     assert!(began["app"].is_null() && began["sdk_app_id"].is_null());
-    let told_at: DateTime<Utc> = began["at"].as_str().unwrap().parse().unwrap();
-    assert!(told_at >= "2026-03-01T08:10:00Z".parse::<DateTime<Utc>>().unwrap(), "{told_at}");
+    let notified_at: DateTime<Utc> = began["at"].as_str().unwrap().parse().unwrap();
+    assert!(notified_at >= "2026-03-01T08:10:00Z".parse::<DateTime<Utc>>().unwrap(), "{notified_at}");
     replica.wait_until_delivered("database", 1).await;
-    wait_minutes(&harness, 24 * 60);
+    advance_minutes(&harness, 24 * 60);
     receiver.wait_for_accepted(2).await;
     replica.database.send_replace(Database::Open(harness.store.clone()));
     receiver.wait_for_accepted(3).await;
-    assert_eq!(receiver.told(), ["database begins", "database lasts", "database ends"]);
+    assert_eq!(receiver.accepted_states(), ["database begins", "database lasts", "database ends"]);
     replica.stop().await;
 }
 
 #[tokio::test]
-async fn a_database_that_can_be_read_and_not_written_is_away_too() {
+async fn a_database_that_can_be_read_but_not_written_counts_as_unavailable() {
     let mut harness = Harness::on(Engine::Sqlite).await;
     let receiver = TestReceiver::start().await;
     withhold(&mut harness, "gone").await;
@@ -326,19 +326,19 @@ async fn a_database_that_can_be_read_and_not_written_is_away_too() {
         "CREATE TRIGGER full BEFORE INSERT ON notification BEGIN SELECT RAISE(ABORT, 'disk full'); END";
     TestDatabase::execute(&harness.db.store_location(), refuse).await;
     let replica = Replica::of_prod(&harness, &receiver);
-    let began = loop_until_told(&harness, &receiver).await;
+    let began = advance_until_notified(&harness, &receiver).await;
     assert_eq!(began["event"], "database");
     assert!(began["text"].as_str().unwrap().contains("disk full"), "{began}");
     TestDatabase::execute(&harness.db.store_location(), "DROP TRIGGER full").await;
     receiver.wait_for_accepted(3).await;
     replica.stop().await;
-    let mut told = receiver.told();
-    told[1..].sort_unstable();
-    assert_eq!(told, ["database begins", "database ends", "withheld begins"]);
+    let mut states = receiver.accepted_states();
+    states[1..].sort_unstable();
+    assert_eq!(states, ["database begins", "database ends", "withheld begins"]);
 }
 
 #[tokio::test]
-async fn nothing_is_lost_while_the_receiver_is_away_and_problems_are_logged_once() {
+async fn no_notification_is_lost_while_the_receiver_is_unreachable_and_problems_are_logged_once() {
     let (log, _guard) = capture_log();
     let mut harness = Harness::on(Engine::Sqlite).await;
     let receiver = TestReceiver::start().await;
@@ -350,11 +350,11 @@ async fn nothing_is_lost_while_the_receiver_is_away_and_problems_are_logged_once
     wait_for_value(&harness, "SELECT state FROM notification", "ends").await;
     receiver.reply(Reply::Close);
     receiver.wait_for_posts(receiver.posts().len() + 3).await;
-    assert!(receiver.told().is_empty());
+    assert!(receiver.accepted_states().is_empty());
     receiver.reply(Reply::ok("ok"));
     receiver.wait_for_accepted(2).await;
     wait_for_value(&harness, UNENDED, "0").await;
-    assert_eq!(receiver.told(), ["withheld begins", "withheld ends"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins", "withheld ends"]);
     let failed = receiver.posts().len() - 2;
     assert_eq!(replica.counted("withheld", "retried").await, failed as u64);
     replica.stop().await;
@@ -367,7 +367,7 @@ async fn nothing_is_lost_while_the_receiver_is_away_and_problems_are_logged_once
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_retried_and_logged_once() {
+async fn a_refused_notification_is_not_retried_and_the_refusal_is_logged_once() {
     let (log, _guard) = capture_log();
     let mut harness = Harness::on(Engine::Sqlite).await;
     let receiver = TestReceiver::start().await;
@@ -380,7 +380,7 @@ async fn a_refusal_is_not_retried_and_logged_once() {
     let replica = Replica::start(&harness, Some(client), vec![NotifiedApp::default()]);
     receiver.wait_for_posts(1).await;
     wait_until_recorded(&harness).await;
-    wait_minutes(&harness, 24 * 60);
+    advance_minutes(&harness, 24 * 60);
     receiver.wait_for_posts(2).await;
     wait_until_recorded(&harness).await;
     assert_eq!(receiver.posts().len(), 2);
@@ -433,11 +433,12 @@ async fn a_receiver_that_does_not_answer_delays_neither_a_crawl_nor_the_stop() {
     harness.assert_table_matches_api().await;
     let stopping = tokio::time::timeout(Duration::from_secs(2), replica.stop()).await;
     assert!(stopping.is_ok(), "the stop waits for the receiver");
-    assert!(receiver.told().is_empty());
+    assert!(receiver.accepted_states().is_empty());
 }
 
 #[tokio::test]
-async fn a_new_receiver_gets_what_the_old_one_did_not_accept_and_without_one_nothing_is_sent() {
+async fn a_new_receiver_gets_the_notifications_that_the_old_one_did_not_accept_and_without_a_receiver_none_is_sent()
+ {
     let mut harness = Harness::on(Engine::Sqlite).await;
     let (old, new) = (TestReceiver::start().await, TestReceiver::start().await);
     old.reply(Reply::Close);
@@ -452,7 +453,7 @@ async fn a_new_receiver_gets_what_the_old_one_did_not_accept_and_without_one_not
     replica.stop().await;
 }
 
-/// A notification with text that is markup in some chat.
+/// Returns a notification whose text is markup in one of the chat programs.
 fn hostile() -> Notification {
     Notification {
         event: Event::Withheld,
@@ -467,7 +468,7 @@ fn hostile() -> Notification {
     }
 }
 
-/// The text that the robots of WeCom, DingTalk and Feishu get.
+/// The text that the robots of WeCom, DingTalk and Feishu receive.
 const PLAIN: &str = "tim-group-sync: ＜!channel＞ ＜＠all＞ ＜at user_id=\"all\"＞all＜/at＞ ＠here ［x］(https://example.com) a & b\n\
                      Command: tim-group-sync approve --crawl 2";
 

@@ -1,5 +1,5 @@
-//! When the daemon crawls: ticks, missed ticks, crawls on request, and what ends a crawl or a
-//! pause.
+//! When the daemon crawls: ticks, missed ticks, crawls on request, retries, stops and steps of the
+//! clock.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn a_tick_is_crawled_and_recorded() {
 }
 
 #[tokio::test]
-async fn an_alarm_that_rings_too_early_is_set_again() {
+async fn an_alarm_that_fires_too_early_is_set_again() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
@@ -100,7 +100,7 @@ async fn a_lost_alarm_does_not_stop_the_schedule() {
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:01:01");
-    // The alarm does not ring, so the loop checks the clock by itself when this time has passed.
+    // The alarm does not fire. The loop reads the clock every 20 seconds.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(21)).await;
     tokio::time::resume();
@@ -391,14 +391,16 @@ async fn a_clock_set_back_by_a_day_neither_stops_nor_floods_the_schedule() {
     let yesterday = |time| at(time) - TimeDelta::days(1);
     harness.clock.set(yesterday("08:30:00"));
     daemon.trigger.fire();
-    daemon.wait_until("following the clock", |state| state.next_at == Some(yesterday("09:00:00"))).await;
+    daemon
+        .wait_until("the next crawl at the new time", |state| state.next_at == Some(yesterday("09:00:00")))
+        .await;
     assert_eq!(harness.logged("the clock was set back"), 1);
     harness.clock.set(yesterday("09:00:00"));
     daemon.trigger.fire();
     daemon.wait_for_crawls(3).await;
     daemon.wait_until("waiting for the next", |state| state.next_at == Some(yesterday("10:00:00"))).await;
 
-    // The clock is corrected. The tick at 09:00 comes a second time and is crawled again. The tick
+    // The clock is corrected. The tick at 09:00 occurs a second time and is crawled again. The tick
     // at 10:00 is new.
     for (crawls, now) in [(4, "09:00:00"), (5, "10:00:00")] {
         harness.set_clock(now);
@@ -439,18 +441,18 @@ async fn with_real_alarms_and_real_time_every_tick_is_crawled() {
     let harness = DaemonHarness::without_tables(Clock::system()).await;
     harness.store.migrate().await.unwrap();
     let plan = harness.plan(&harness.api, &AppSpec { cron: "* * * * * *", ..PROD });
-    let wakes = AlarmClock::start().await.unwrap();
+    let alarm_clock = AlarmClock::start().await.unwrap();
     // The app that was started with a manual alarm is replaced by one with a real alarm.
     let mut daemon = harness.start(&PROD);
     apply(&daemon.handle, Vec::new());
-    daemon.handle.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
+    daemon.handle.lock().unwrap().apply(vec![plan], |_| alarm_clock.alarm());
     daemon
         .wait_until("two ticks crawled", |state| {
             state.last_report.as_ref().is_some_and(|last| last.crawl.0 >= 2)
         })
         .await;
     assert_eq!(daemon.stop().await, Ending::Requested);
-    wakes.stop().await;
+    alarm_clock.stop().await;
     let (_, ticks) =
         harness.store.query_as_text("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();
     assert_eq!(ticks[0][0], ticks[0][1]);

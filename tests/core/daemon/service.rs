@@ -226,11 +226,11 @@ async fn if_a_replica_is_killed_during_a_crawl_the_other_one_crawls_without_losi
     server.execute(&database.name, sql).await.unwrap();
     let second = second.wait_for_log("crawl complete").await;
     assert_eq!(second.stop().await, Some(0));
-    let sound = "DO $$ BEGIN
+    let assertions = "DO $$ BEGIN
         ASSERT (SELECT string_agg(status || ' ' || coalesce(reason_code, '-'), ', ' ORDER BY crawl_id) FROM tim.crawls)
             = 'failed process_ended, complete -';
         ASSERT (SELECT count(*) FROM tim.live_groups) = 3; END $$";
-    server.execute(&database.name, sound).await.unwrap();
+    server.execute(&database.name, assertions).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,8 +257,8 @@ async fn two_replicas_share_the_apps_by_their_leases() {
         assert_eq!(daemon.stop().await, Some(0));
     }
     // Each app's tick was crawled once, by either replica.
-    let once = "DO $$ BEGIN
+    let assertion = "DO $$ BEGIN
         ASSERT (SELECT string_agg(app || ' ' || status, ', ' ORDER BY app) FROM tim.crawls) = 'other complete, prod complete';
         END $$";
-    server.execute(&database.name, once).await.unwrap();
+    server.execute(&database.name, assertion).await.unwrap();
 }

@@ -262,7 +262,7 @@ fn info_faults(absent: i64) -> Vec<Fault> {
         Fault::EveryGroup(10015),
         Fault::EveryGroup(10002),
         Fault::FewerGroups,
-        Fault::OtherOrder,
+        Fault::ReverseOrder,
         Fault::UnknownCodes,
         Fault::SwappedCodes,
         Fault::NoGroupTypes,

@@ -228,7 +228,7 @@ async fn a_reader_with_one_cursor_for_each_app_reads_every_event_exactly_once(ha
     for seed in 0..histories {
         let mut history = History::new(harness.engine, seed).await;
         for _ in 0..STEPS {
-            history.harness.set_clock_by(1);
+            history.harness.move_clock_by_hours(1);
             Box::pin(history.step()).await;
         }
         events += history.apps.iter().map(|app| app.reader.read.len() as u64).sum::<u64>();

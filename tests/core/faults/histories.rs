@@ -129,7 +129,7 @@ fn info_fault() -> impl Strategy<Value = Fault> {
         Fault::EveryGroup(10010),
         Fault::EveryGroup(10015),
         Fault::FewerGroups,
-        Fault::OtherOrder,
+        Fault::ReverseOrder,
         Fault::UnknownCodes,
         Fault::SwappedCodes,
         Fault::NoGroupTypes,
@@ -204,9 +204,9 @@ impl Step {
     async fn apply(self, harness: &mut Harness) {
         match self {
             Self::CrawlByTwoReplicas => Box::pin(harness.crawl_by_two_replicas()).await,
-            Self::SetClock(hours) => harness.set_clock_by(hours),
+            Self::SetClock(hours) => harness.move_clock_by_hours(hours),
             Self::SetClockDuringCrawl(n, hours) => {
-                harness.set_clock_during_request(n, hours);
+                harness.move_clock_during_request(n, hours);
                 harness.crawl().await;
             }
             Self::Review(review) => harness.deletion.review = review,

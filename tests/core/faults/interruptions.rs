@@ -26,7 +26,7 @@ async fn a_clock_that_is_set_during_a_crawl_does_not_affect_the_groups(harness: 
     let mut campaign = FaultCampaign::begin(harness).await;
     for hours in [-30, 30, 2000, -2000] {
         for request in 1..=CLOSING_COUNT {
-            campaign.harness.set_clock_during_request(request, hours);
+            campaign.harness.move_clock_during_request(request, hours);
             let report = campaign.crawl().await;
             assert_eq!(outcome(&report), "complete", "{hours} h at {request}: {}", reason_text(&report));
             campaign.harness.assert_table_matches_api().await;

@@ -153,7 +153,7 @@ impl RandomApp {
             Fault::EveryGroup(10010),
             Fault::EveryGroup(10015),
             Fault::FewerGroups,
-            Fault::OtherOrder,
+            Fault::ReverseOrder,
             Fault::UnknownCodes,
             Fault::SwappedCodes,
             Fault::NoGroupTypes,

@@ -1,5 +1,5 @@
-//! Apps: their registration, new names, the group types of their hosts, and what forgetting one
-//! removes.
+//! Apps: their registration and renaming, the group types of their hosts, and the removal of an
+//! app.
 
 #![deny(dead_code)]
 
@@ -19,7 +19,7 @@ store_tests![
     a_type_that_is_no_longer_configured_is_kept,
     an_app_that_is_not_in_the_configuration_is_shown_as_not_configured_until_it_returns,
     forgetting_an_app_removes_all_its_rows_and_no_others,
-    forgetting_that_was_aborted_is_finished_later,
+    forgetting_can_be_finished_after_it_was_aborted,
     an_app_that_is_partially_forgotten_can_be_crawled_again,
     hosts_that_crawl_different_group_types_are_reported,
 ];
@@ -162,12 +162,12 @@ async fn forgetting_an_app_removes_all_its_rows_and_no_others(db: &TestDatabase)
     db.store.forget(&leased.lease, leased.app, |rows| batches.push(rows)).await.unwrap();
     assert_eq!(rows_by_app(db).await, expected);
     assert!(batches.len() > 4 && batches.iter().all(|rows| *rows <= 10_000), "{batches:?}");
-    // Forgetting an app twice does no harm.
+    // Forgetting an app again changes nothing.
     db.store.forget(&leased.lease, leased.app, |_| ()).await.unwrap();
     assert_eq!(rows_by_app(db).await, expected);
 }
 
-async fn forgetting_that_was_aborted_is_finished_later(db: &TestDatabase) {
+async fn forgetting_can_be_finished_after_it_was_aborted(db: &TestDatabase) {
     let [leased, other] = two_apps(db).await;
     forget_partially(&leased).await;
     assert_eq!(db.store.find_apps("prod").await.unwrap().len(), 1);

@@ -14,12 +14,12 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{DatabaseLocation, Restored, Store, StoreError};
 
 /// An SQLite database after one crawl, and a folder for backups.
-struct BackedUp {
+struct BackupHarness {
     harness: Harness,
     folder: TempDir,
 }
 
-impl BackedUp {
+impl BackupHarness {
     async fn crawled(groups: &str) -> Self {
         let harness = Harness::on(Engine::Sqlite).await;
         harness.create("Public", groups);
@@ -42,7 +42,7 @@ impl BackedUp {
         file
     }
 
-    /// Restores a backup over a database that no process uses.
+    /// Restores a backup, and keeps the replaced database.
     async fn restore_as(&self, database: &Path, backup: &Path) -> Result<Restored, StoreError> {
         restore(database, backup, &[sdk_app_id()], true).await
     }
@@ -74,45 +74,45 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn a_backup_made_during_a_crawl_is_one_complete_file_as_private_as_the_database() {
-    let here = BackedUp::crawled("a b c").await;
-    fs::set_permissions(here.database(), fs::Permissions::from_mode(0o640)).unwrap();
-    let held = here.harness.api.hold(At::Request(here.harness.request(3)));
+    let test = BackupHarness::crawled("a b c").await;
+    fs::set_permissions(test.database(), fs::Permissions::from_mode(0o640)).unwrap();
+    let held = test.harness.api.hold(At::Request(test.harness.request(3)));
     let backing_up = async {
         held.reached().await;
-        let made = here.harness.store.backup(&here.file("backup.db"), false).await.unwrap();
+        let backup = test.harness.store.backup(&test.file("backup.db"), false).await.unwrap();
         held.release();
-        made
+        backup
     };
-    let (_, made) = tokio::join!(here.harness.crawl(), backing_up);
-    assert_eq!(names(here.folder.path()), ["backup.db"]);
-    let file = fs::metadata(here.file("backup.db")).unwrap();
-    assert_eq!((file.len(), file.permissions().mode() & 0o777), (made.bytes, 0o640));
-    assert_eq!(made.contents.apps[0].sdk_app_id, APP);
-    assert_eq!(made.contents.apps[0].live_groups, 3);
-    assert_eq!(made.contents.last_crawl.unwrap().0.0, 1);
-    assert_eq!(live(&here.file("backup.db")).await, "a b c");
-    assert_eq!(rows(&here.file("backup.db"), "PRAGMA integrity_check").await, [["ok"]]);
-    assert_eq!(rows(&here.file("backup.db"), "PRAGMA journal_mode").await, [["delete"]]);
+    let (_, backup) = tokio::join!(test.harness.crawl(), backing_up);
+    assert_eq!(names(test.folder.path()), ["backup.db"]);
+    let file = fs::metadata(test.file("backup.db")).unwrap();
+    assert_eq!((file.len(), file.permissions().mode() & 0o777), (backup.bytes, 0o640));
+    assert_eq!(backup.contents.apps[0].sdk_app_id, APP);
+    assert_eq!(backup.contents.apps[0].live_groups, 3);
+    assert_eq!(backup.contents.last_crawl.unwrap().0.0, 1);
+    assert_eq!(live(&test.file("backup.db")).await, "a b c");
+    assert_eq!(rows(&test.file("backup.db"), "PRAGMA integrity_check").await, [["ok"]]);
+    assert_eq!(rows(&test.file("backup.db"), "PRAGMA journal_mode").await, [["delete"]]);
 }
 
 #[tokio::test]
-async fn a_backup_replaces_an_earlier_one_on_demand_and_nothing_else_ever() {
-    let here = BackedUp::crawled("a").await;
-    let backup = here.back_up("backup.db").await;
-    let published = here.file("published.db");
-    here.harness.store.publish(&published).await.unwrap();
-    fs::write(here.file("notes.txt"), "precious").unwrap();
-    fs::create_dir(here.file("folder")).unwrap();
-    here.harness.create("Public", "b");
-    here.harness.crawl().await;
+async fn a_backup_replaces_only_an_earlier_backup_and_only_on_demand() {
+    let test = BackupHarness::crawled("a").await;
+    let backup = test.back_up("backup.db").await;
+    let published = test.file("published.db");
+    test.harness.store.publish(&published).await.unwrap();
+    fs::write(test.file("notes.txt"), "precious").unwrap();
+    fs::create_dir(test.file("folder")).unwrap();
+    test.harness.create("Public", "b");
+    test.harness.crawl().await;
 
     let kept = fs::read(&backup).unwrap();
-    let refused = here.harness.store.backup(&backup, false).await;
+    let refused = test.harness.store.backup(&backup, false).await;
     assert!(matches!(refused, Err(StoreError::BackupExists { replace: false, .. })), "{refused:?}");
     assert_eq!(fs::read(&backup).unwrap(), kept);
-    for other in [published, here.file("notes.txt"), here.database()] {
+    for other in [published, test.file("notes.txt"), test.database()] {
         let before = fs::read(&other).unwrap();
-        let refused = here.harness.store.backup(&other, true).await;
+        let refused = test.harness.store.backup(&other, true).await;
         assert!(
             matches!(refused, Err(StoreError::BackupExists { .. } | StoreError::NotACopy { .. })),
             "{}: {refused:?}",
@@ -120,134 +120,134 @@ async fn a_backup_replaces_an_earlier_one_on_demand_and_nothing_else_ever() {
         );
         assert_eq!(fs::read(&other).unwrap(), before, "{}", other.display());
     }
-    here.harness.store.backup(&here.file("folder"), true).await.unwrap_err();
-    here.harness.store.backup(&backup, true).await.unwrap();
+    test.harness.store.backup(&test.file("folder"), true).await.unwrap_err();
+    test.harness.store.backup(&backup, true).await.unwrap();
     assert_eq!(live(&backup).await, "a b");
-    assert_eq!(names(here.folder.path()), ["backup.db", "folder", "notes.txt", "published.db"]);
+    assert_eq!(names(test.folder.path()), ["backup.db", "folder", "notes.txt", "published.db"]);
 }
 
 #[tokio::test]
 async fn a_backup_that_is_being_written_is_not_written_twice() {
-    let here = BackedUp::crawled("a").await;
-    let part = File::create(here.file(".backup.db.tim-group-sync-part")).unwrap();
+    let test = BackupHarness::crawled("a").await;
+    let part = File::create(test.file(".backup.db.tim-group-sync-part")).unwrap();
     part.lock().unwrap();
-    let busy = here.harness.store.backup(&here.file("backup.db"), false).await.unwrap_err();
+    let busy = test.harness.store.backup(&test.file("backup.db"), false).await.unwrap_err();
     assert!(matches!(busy, StoreError::BackupBusy { .. }) && busy.is_transient(), "{busy}");
     // The partial file of a killed process does not prevent a backup.
     part.set_len(4096).unwrap();
     drop(part);
-    here.back_up("backup.db").await;
-    assert_eq!(names(here.folder.path()), ["backup.db"]);
+    test.back_up("backup.db").await;
+    assert_eq!(names(test.folder.path()), ["backup.db"]);
 }
 
 #[tokio::test]
-async fn a_link_by_the_name_of_the_unfinished_backup_is_not_followed() {
-    let here = BackedUp::crawled("a").await;
-    fs::write(here.file("precious"), "precious").unwrap();
-    std::os::unix::fs::symlink(here.file("precious"), here.file(".backup.db.tim-group-sync-part")).unwrap();
-    let refused = here.harness.store.backup(&here.file("backup.db"), false).await;
+async fn a_symbolic_link_with_the_name_of_the_partial_backup_is_not_followed() {
+    let test = BackupHarness::crawled("a").await;
+    fs::write(test.file("precious"), "precious").unwrap();
+    std::os::unix::fs::symlink(test.file("precious"), test.file(".backup.db.tim-group-sync-part")).unwrap();
+    let refused = test.harness.store.backup(&test.file("backup.db"), false).await;
     assert!(matches!(refused, Err(StoreError::Backup { .. })), "{refused:?}");
-    assert_eq!(fs::read_to_string(here.file("precious")).unwrap(), "precious");
+    assert_eq!(fs::read_to_string(test.file("precious")).unwrap(), "precious");
 }
 
 #[tokio::test]
 async fn a_restored_database_is_the_backup_and_the_replaced_one_is_kept() {
-    let here = BackedUp::crawled("a b").await;
-    let backup = here.back_up("backup.db").await;
-    here.harness.create("Public", "c");
-    here.harness.crawl().await;
-    here.harness.store.close().await;
-    let mode = fs::metadata(here.database()).unwrap().permissions().mode();
+    let test = BackupHarness::crawled("a b").await;
+    let backup = test.back_up("backup.db").await;
+    test.harness.create("Public", "c");
+    test.harness.crawl().await;
+    test.harness.store.close().await;
+    let mode = fs::metadata(test.database()).unwrap().permissions().mode();
 
-    let restored = here.restore_as(&here.database(), &backup).await.unwrap();
-    assert_eq!(live(&here.database()).await, "a b");
-    assert_eq!(fs::metadata(here.database()).unwrap().permissions().mode(), mode);
+    let restored = test.restore_as(&test.database(), &backup).await.unwrap();
+    assert_eq!(live(&test.database()).await, "a b");
+    assert_eq!(fs::metadata(test.database()).unwrap().permissions().mode(), mode);
     let kept = restored.kept.unwrap();
     assert!(kept.to_str().unwrap().contains("groups.db.replaced-"), "{}", kept.display());
     assert_eq!(live(&kept).await, "a b c");
     // The backup still exists. It can be restored again without keeping the replaced database.
-    let again = restore(&here.database(), &backup, &[sdk_app_id()], false).await.unwrap();
+    let again = restore(&test.database(), &backup, &[sdk_app_id()], false).await.unwrap();
     assert_eq!(again.kept, None);
-    assert_eq!(live(&here.database()).await, "a b");
+    assert_eq!(live(&test.database()).await, "a b");
 }
 
 #[tokio::test]
 async fn a_log_that_a_killed_process_left_is_kept_with_its_database_and_not_applied_to_the_backup() {
-    let here = BackedUp::crawled("a b").await;
-    let backup = here.back_up("backup.db").await;
-    here.harness.create("Public", "c");
-    here.harness.crawl().await;
+    let test = BackupHarness::crawled("a b").await;
+    let backup = test.back_up("backup.db").await;
+    test.harness.create("Public", "c");
+    test.harness.crawl().await;
     // A kill leaves the files like this: only the write-ahead log contains the last crawls.
-    let folder = here.file("after-kill");
+    let folder = test.file("after-kill");
     fs::create_dir(&folder).unwrap();
     let database = folder.join("groups.db");
     for suffix in ["", "-wal", "-shm"] {
         let name = |database: &Path| PathBuf::from(format!("{}{suffix}", database.display()));
-        fs::copy(name(&here.database()), name(&database)).unwrap();
+        fs::copy(name(&test.database()), name(&database)).unwrap();
     }
     assert!(fs::metadata(folder.join("groups.db-wal")).unwrap().len() > 0);
 
-    let kept = here.restore_as(&database, &backup).await.unwrap().kept.unwrap();
+    let kept = test.restore_as(&database, &backup).await.unwrap().kept.unwrap();
     assert_eq!(live(&database).await, "a b");
     assert_eq!(rows(&database, "PRAGMA integrity_check").await, [["ok"]]);
     assert_eq!(live(&kept).await, "a b c");
 }
 
 #[tokio::test]
-async fn a_backup_is_restored_where_there_is_no_database_any_more() {
-    let here = BackedUp::crawled("a b").await;
-    let backup = here.back_up("backup.db").await;
-    let database = here.file("new/folder/groups.db");
-    let restored = here.restore_as(&database, &backup).await.unwrap();
+async fn a_backup_can_be_restored_without_an_existing_database() {
+    let test = BackupHarness::crawled("a b").await;
+    let backup = test.back_up("backup.db").await;
+    let database = test.file("new/folder/groups.db");
+    let restored = test.restore_as(&database, &backup).await.unwrap();
     assert_eq!(restored.kept, None);
     assert_eq!(live(&database).await, "a b");
 }
 
 #[tokio::test]
 async fn nothing_is_restored_while_a_process_has_the_database_open_for_writing() {
-    let here = BackedUp::crawled("a").await;
-    let backup = here.back_up("backup.db").await;
-    here.harness.create("Public", "b");
-    here.harness.crawl().await;
-    let refused = here.restore_as(&here.database(), &backup).await.unwrap_err();
+    let test = BackupHarness::crawled("a").await;
+    let backup = test.back_up("backup.db").await;
+    test.harness.create("Public", "b");
+    test.harness.crawl().await;
+    let refused = test.restore_as(&test.database(), &backup).await.unwrap_err();
     assert!(matches!(refused, StoreError::InUse { .. }) && refused.is_transient(), "{refused}");
-    assert_eq!(live(&here.database()).await, "a b");
+    assert_eq!(live(&test.database()).await, "a b");
     // Readers do not prevent a restore.
-    let reader = Store::open_to_read(&DatabaseLocation::Sqlite(here.database())).await.unwrap();
-    here.harness.store.close().await;
-    here.restore_as(&here.database(), &backup).await.unwrap();
+    let reader = Store::open_to_read(&DatabaseLocation::Sqlite(test.database())).await.unwrap();
+    test.harness.store.close().await;
+    test.restore_as(&test.database(), &backup).await.unwrap();
     reader.close().await;
-    assert_eq!(live(&here.database()).await, "a");
+    assert_eq!(live(&test.database()).await, "a");
 }
 
 #[tokio::test]
-async fn what_is_no_intact_backup_of_the_configured_apps_replaces_nothing() {
-    let here = BackedUp::crawled("a b").await;
-    let backup = here.back_up("backup.db").await;
-    here.harness.store.close().await;
-    let damaged = here.file("damaged.db");
+async fn a_file_that_is_no_intact_backup_of_the_configured_apps_replaces_nothing() {
+    let test = BackupHarness::crawled("a b").await;
+    let backup = test.back_up("backup.db").await;
+    test.harness.store.close().await;
+    let damaged = test.file("damaged.db");
     let mut bytes = fs::read(&backup).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle..middle + 5000].fill(0xAA);
     fs::write(&damaged, bytes).unwrap();
-    let cut = here.file("cut.db");
+    let cut = test.file("cut.db");
     fs::write(&cut, &fs::read(&backup).unwrap()[..5000]).unwrap();
-    let text = here.file("text");
+    let text = test.file("text");
     fs::write(&text, "no database").unwrap();
-    let empty = here.file("empty");
+    let empty = test.file("empty");
     fs::write(&empty, "").unwrap();
-    let other = here.file("other.db");
+    let other = test.file("other.db");
     TestDatabase::execute_in_new(&other, "CREATE TABLE precious (x)").await;
-    let newer = here.file("newer.db");
+    let newer = test.file("newer.db");
     fs::copy(&backup, &newer).unwrap();
     let migration = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                      VALUES (9001, 'x', TRUE, '', 0)";
     TestDatabase::execute(&DatabaseLocation::Sqlite(newer.clone()), migration).await;
-    let half = here.file("half.db");
+    let half = test.file("half.db");
     fs::copy(&backup, &half).unwrap();
-    fs::write(here.file("half.db-wal"), "not applied yet").unwrap();
+    fs::write(test.file("half.db-wal"), "not applied yet").unwrap();
 
-    let before = fs::read(here.database()).unwrap();
+    let before = fs::read(test.database()).unwrap();
     for (file, why) in [
         (&damaged, "damaged.db"),
         (&cut, "cut.db"),
@@ -256,39 +256,39 @@ async fn what_is_no_intact_backup_of_the_configured_apps_replaces_nothing() {
         (&other, "is not a database of this program"),
         (&newer, "newer version"),
         (&half, "half.db-wal"),
-        (&here.database(), "is the database itself"),
+        (&test.database(), "is the database itself"),
     ] {
-        let refused = here.restore_as(&here.database(), file).await.unwrap_err();
+        let refused = test.restore_as(&test.database(), file).await.unwrap_err();
         assert!(refused.to_string().contains(why), "{}: {refused}", file.display());
-        assert_eq!(fs::read(here.database()).unwrap(), before, "{}", file.display());
+        assert_eq!(fs::read(test.database()).unwrap(), before, "{}", file.display());
     }
-    let refused = restore(&here.database(), &backup, &[SdkAppId::new(7).unwrap()], true).await.unwrap_err();
+    let refused = restore(&test.database(), &backup, &[SdkAppId::new(7).unwrap()], true).await.unwrap_err();
     let sentence = "has SDKAppID 1400000000, and the configuration has SDKAppID 7";
     assert!(refused.to_string().contains(sentence), "{refused}");
-    let left = names(here.database().parent().unwrap());
+    let left = names(test.database().parent().unwrap());
     assert!(left.iter().all(|name| !name.contains("part") && !name.contains("replaced")), "{left:?}");
 }
 
 #[tokio::test]
 async fn ids_of_a_restored_or_copied_file_continue_above_those_that_were_lost() {
-    let here = BackedUp::crawled("a").await;
-    let backup = here.back_up("backup.db").await;
-    let by_hand = here.file("by-hand.db");
-    here.harness.create("Public", "b c");
-    let lost = here.harness.crawl().await.crawl;
+    let test = BackupHarness::crawled("a").await;
+    let backup = test.back_up("backup.db").await;
+    let copied = test.file("copied.db");
+    test.harness.create("Public", "b c");
+    let lost = test.harness.crawl().await.crawl;
     let greatest = "SELECT max(event_id) FROM group_events";
-    let given: i64 = here.harness.value(greatest).await.parse().unwrap();
-    here.harness.store.close().await;
-    here.restore_as(&here.database(), &backup).await.unwrap();
-    // Ids also grow after the file was renamed, or copied without the program.
-    fs::copy(&backup, &by_hand).unwrap();
-    for database in [here.database(), by_hand] {
+    let greatest_before: i64 = test.harness.value(greatest).await.parse().unwrap();
+    test.harness.store.close().await;
+    test.restore_as(&test.database(), &backup).await.unwrap();
+    // Ids also continue in a backup that was copied without the program.
+    fs::copy(&backup, &copied).unwrap();
+    for database in [test.database(), copied] {
         let store = Store::open(&DatabaseLocation::Sqlite(database.clone())).await.unwrap();
-        let report = here.harness.crawl_into(&store).await;
+        let report = test.harness.crawl_into(&store).await;
         store.close().await;
         assert!(report.crawl > lost, "{} after {lost}", report.crawl);
         let next: i64 =
             rows(&database, "SELECT min(event_id) FROM group_events").await[0][0].parse().unwrap();
-        assert!(next > given, "{next} after {given}");
+        assert!(next > greatest_before, "{next} after {greatest_before}");
     }
 }

@@ -11,13 +11,13 @@ use tim_group_sync::store::{Closing, CrawlEvents, PassRecord, StoreError};
 
 store_tests![
     a_complete_crawl_without_unlisted_groups_deletes_nothing,
-    an_exact_absence_deletes_at_once_and_last_seen_at_is_the_last_conclusion_of_the_type,
+    an_exact_absence_deletes_at_once_and_listed_groups_are_seen_by_the_last_concluding_crawl,
     a_group_absent_from_a_moving_list_is_missing_first_and_then_vanished,
     a_missing_group_keeps_its_last_seen_at,
     a_failed_crawl_concludes_nothing_and_records_its_counts_and_reason,
     a_crawl_is_closed_once_and_a_second_end_writes_nothing,
     running_crawls_of_ended_processes_are_closed_by_the_next_crawl,
-    a_tick_is_served_by_one_crawl,
+    a_tick_is_not_crawled_again_unless_its_crawl_failed,
     a_day_adds_up_its_crawls_and_keeps_the_last_total_counts,
     a_day_in_the_future_is_replaced_by_the_newest_crawls_day_and_correct_days_are_kept,
     the_deletions_of_a_crawl_become_visible_at_once,
@@ -41,7 +41,7 @@ async fn a_complete_crawl_without_unlisted_groups_deletes_nothing(db: &TestDatab
     assert_eq!(as_of, ["Private|2026-03-01T01:00:00Z", "Public|2026-03-01T02:00:00Z"]);
 }
 
-async fn an_exact_absence_deletes_at_once_and_last_seen_at_is_the_last_conclusion_of_the_type(
+async fn an_exact_absence_deletes_at_once_and_listed_groups_are_seen_by_the_last_concluding_crawl(
     db: &TestDatabase,
 ) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
@@ -161,15 +161,15 @@ async fn running_crawls_of_ended_processes_are_closed_by_the_next_crawl(db: &Tes
     assert_eq!(leased.events().await, [format!("appeared|b|NULL|Public|{dead}")]);
 }
 
-async fn a_tick_is_served_by_one_crawl(db: &TestDatabase) {
+async fn a_tick_is_not_crawled_again_unless_its_crawl_failed(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
-    // A crawl that fails does not serve the tick.
+    // After a crawl that failed, the tick is crawled again.
     let crawl = leased.try_open(at(2, 0), Some(at(2, 0))).await.unwrap();
     leased.fail(crawl, at(2, 0), at(2, 1)).await;
     let crawl = leased.try_open(at(2, 2), Some(at(2, 0))).await.unwrap();
     leased.complete(crawl, at(2, 2), at(2, 3), &[]).await;
     assert_eq!(leased.try_open(at(2, 4), Some(at(2, 0))).await, None);
-    // Crawls without a tick have no influence.
+    // Crawls without a tick do not matter.
     for minute in [10, 20] {
         let crawl = leased.open(at(3, minute)).await;
         leased.complete(crawl, at(3, minute), at(3, minute + 1), &[]).await;
@@ -190,9 +190,14 @@ async fn a_tick_is_served_by_one_crawl(db: &TestDatabase) {
     );
 }
 
-pub(crate) fn pass(type_id: TypeId, verdict: Option<Verdict>, stated: &[u64], distinct: u64) -> PassRecord {
+pub(crate) fn pass(
+    type_id: TypeId,
+    verdict: Option<Verdict>,
+    total_counts: &[u64],
+    distinct: u64,
+) -> PassRecord {
     let mut counts = Counts::default();
-    stated.iter().for_each(|count| counts.add(Some(*count)));
+    total_counts.iter().for_each(|count| counts.add(Some(*count)));
     PassRecord {
         type_id,
         recorded_at: at(2, 1),

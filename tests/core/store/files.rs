@@ -1,4 +1,4 @@
-//! The files of an SQLite database: who may read what the program creates, and what it does with names that lead elsewhere.
+//! The files of an SQLite database: permissions, symbolic and hard links, locks, and side files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -25,7 +25,7 @@ async fn open(file: &Path) -> Store {
     store
 }
 
-/// A database in a folder of this mode.
+/// Creates a database in a folder of this mode.
 async fn database_in(folder_mode: u32) -> (TempDir, PathBuf, Store) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(folder_mode)).unwrap();
@@ -35,7 +35,7 @@ async fn database_in(folder_mode: u32) -> (TempDir, PathBuf, Store) {
 }
 
 #[tokio::test]
-async fn a_new_folder_and_a_new_file_are_their_owners_alone() {
+async fn only_the_owner_has_access_to_a_new_folder_and_new_files() {
     let outside = tempfile::tempdir().unwrap();
     let folder = outside.path().join("new/data");
     let store = open(&folder.join("groups.db")).await;
@@ -48,7 +48,7 @@ async fn a_new_folder_and_a_new_file_are_their_owners_alone() {
 }
 
 #[tokio::test]
-async fn the_group_of_a_folder_that_only_it_may_read_may_read_a_new_database_and_lock_nothing() {
+async fn in_a_folder_for_one_group_the_group_may_read_a_new_database_and_lock_nothing() {
     let (_folder, file, store) = database_in(0o750).await;
     let _lease = store.try_lease(app()).await.unwrap().unwrap();
     assert_eq!(mode(&file), 0o640);
@@ -68,10 +68,10 @@ async fn a_lock_file_is_never_followed_to_another_file() {
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o644)).unwrap();
     let before = fs::metadata(&victim).unwrap();
     let lock = file.with_file_name(format!("groups.db.app-{}.lock", app()));
-    let ways: [fn(&Path, &Path) -> std::io::Result<()>; 2] =
+    let links: [fn(&Path, &Path) -> std::io::Result<()>; 2] =
         [|victim, lock| symlink(victim, lock), |victim, lock| fs::hard_link(victim, lock)];
-    for way in ways {
-        way(&victim, &lock).unwrap();
+    for create_link in links {
+        create_link(&victim, &lock).unwrap();
         let refused = store.try_lease(app()).await;
         assert!(matches!(refused, Err(StoreError::Lock { .. })), "{refused:?}");
         assert_eq!(
@@ -86,7 +86,7 @@ async fn a_lock_file_is_never_followed_to_another_file() {
 }
 
 #[tokio::test]
-async fn a_file_that_waits_for_its_lock_says_for_which_process() {
+async fn waiting_for_a_lock_is_logged_with_the_lock_file_and_its_holder() {
     let (_folder, file, store) = database_in(0o700).await;
     let lock = file.with_file_name("groups.db.migrate.lock");
     let held = fs::File::open(&lock).unwrap();
@@ -108,12 +108,12 @@ async fn a_file_that_waits_for_its_lock_says_for_which_process() {
 }
 
 #[tokio::test]
-async fn a_reader_that_keeps_the_log_from_being_emptied_is_named_at_the_end() {
+async fn closing_warns_if_a_reader_prevents_the_truncation_of_the_wal() {
     let (_folder, file, store) = database_in(0o700).await;
     let mut reader = SqliteConnectOptions::new().filename(&file).read_only(true).connect().await.unwrap();
     reader.execute("BEGIN; SELECT count(*) FROM crawls").await.unwrap();
     let lease = store.try_lease(app()).await.unwrap().unwrap();
-    let group_type = tim_group_sync::model::GroupType::new("Unheard").unwrap();
+    let group_type = tim_group_sync::model::GroupType::new("Other").unwrap();
     store.register_type(&lease, &group_type).await.unwrap();
     let (log, _logging) = capture_log();
     store.close().await;
@@ -125,9 +125,9 @@ async fn a_reader_that_keeps_the_log_from_being_emptied_is_named_at_the_end() {
     assert_eq!(fs::metadata(file.with_file_name("groups.db-wal")).unwrap().len(), 0);
 }
 
-/// A backup that was put beside the -wal file of the database before it.
+/// A backup may have been copied next to the -wal file of the previous database.
 #[tokio::test]
-async fn a_damaged_file_may_be_one_beside_a_leftover_log() {
+async fn the_error_of_a_damaged_file_mentions_a_wal_file_of_another_database() {
     let (_folder, file, store) = database_in(0o700).await;
     store.close().await;
     fs::write(&file, b"SQLite format 3\0 and nothing of what follows").unwrap();

@@ -11,7 +11,7 @@ store_tests! {
     approve_closes_a_crawl_that_was_left_open_before_it_writes,
     undelete_closes_a_crawl_that_was_left_open_before_it_writes,
     ids_of_a_new_database_begin_at_one_and_have_no_gap,
-    ids_of_a_restored_database_continue_above_all_that_were_given,
+    ids_of_a_restored_database_continue_above_all_assigned_ids,
     a_crawl_on_the_same_storage_does_not_record_it_again,
 }
 
@@ -90,9 +90,9 @@ async fn ids_of_a_new_database_begin_at_one_and_have_no_gap(db: &TestDatabase) {
     assert_eq!(db.lines("SELECT event_id FROM group_event ORDER BY 1").await, ["1", "2"]);
 }
 
-/// Resets the database to a restored backup: the rows and the identities of an earlier time, and
-/// the identity of another storage.
-async fn set_back(db: &TestDatabase, crawl: i64, event: i64) {
+/// Changes the database to a restored backup: it has the rows and the sequences of an earlier time,
+/// and the identity of another storage.
+async fn simulate_restore(db: &TestDatabase, crawl: i64, event: i64) {
     let rows = format!(
         "DELETE FROM group_event WHERE event_id > {event}; DELETE FROM crawl WHERE crawl_id > {crawl};
          DELETE FROM group_row WHERE group_id IN ('lost', 'lost too'); DELETE FROM crawl_change WHERE crawl_id > {crawl};
@@ -113,7 +113,7 @@ async fn set_back(db: &TestDatabase, crawl: i64, event: i64) {
     TestDatabase::execute(&db.store_location(), &(rows + &identities)).await;
 }
 
-async fn ids_of_a_restored_database_continue_above_all_that_were_given(db: &TestDatabase) {
+async fn ids_of_a_restored_database_continue_above_all_assigned_ids(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
     let mut consumer = Consumer::of(db);
     for round in 1..=2 {
@@ -121,7 +121,7 @@ async fn ids_of_a_restored_database_continue_above_all_that_were_given(db: &Test
         leased.list(lost, leased.public, at(2 * round, 1), &["lost", "lost too"]).await;
         leased.complete(lost, at(2 * round, 0), at(2 * round, 2), &[leased.public]).await;
         consumer.poll().await;
-        set_back(db, 1, 0).await;
+        simulate_restore(db, 1, 0).await;
         let next = leased.open(at(2 * round + 1, 0)).await;
         assert!(next > lost, "{next} after {lost}");
         leased.list(next, leased.public, at(2 * round + 1, 1), &["lost"]).await;
@@ -129,10 +129,10 @@ async fn ids_of_a_restored_database_continue_above_all_that_were_given(db: &Test
         consumer.poll().await;
         // JavaScript represents such an id exactly.
         assert!(consumer.last < 1 << 53, "{}", consumer.last);
-        set_back(db, 1, 0).await;
+        simulate_restore(db, 1, 0).await;
     }
-    let (told, again) = (["appeared lost", "appeared lost too", "appeared lost"], "appeared lost");
-    assert_eq!(consumer.read, [&told[..], &told[..]].concat(), "{again}");
+    let each_round = ["appeared lost", "appeared lost too", "appeared lost"];
+    assert_eq!(consumer.read, [each_round, each_round].concat());
 }
 
 async fn a_crawl_on_the_same_storage_does_not_record_it_again(db: &TestDatabase) {

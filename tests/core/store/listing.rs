@@ -1,4 +1,4 @@
-//! What listing groups writes: new, returned and retyped groups, and ids of any form.
+//! The rows and events of listed groups: new, reappeared and retyped groups, and ids of any form.
 
 #![deny(dead_code)]
 
@@ -195,10 +195,10 @@ async fn ids_are_kept_byte_for_byte(db: &TestDatabase) {
     assert_eq!(leased.list(crawl, leased.public, at(2, 1), &ids).await, WrittenCounts::default());
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
-    let mut named = Vec::new();
-    db.store.gather_live(leased.app, || (), |(), _, id, _| named.push(id.to_owned())).await.unwrap();
-    named.sort_unstable();
-    assert_eq!(named, sorted);
+    let mut read = Vec::new();
+    db.store.gather_live(leased.app, || (), |(), _, id, _| read.push(id.to_owned())).await.unwrap();
+    read.sort_unstable();
+    assert_eq!(read, sorted);
     assert_eq!(db.lines("SELECT group_id FROM groups ORDER BY group_id").await, sorted);
     // All but one of these ids vanish.
     let gone: Vec<&str> = ids.into_iter().filter(|id| *id != "a ").collect();

@@ -63,8 +63,8 @@ async fn a_copy_is_a_single_file_that_needs_only_read_permission() {
     } else {
         Command::new("sqlite3")
     };
-    let asked = shell.arg(&copy).arg(format!("PRAGMA journal_mode; PRAGMA integrity_check; {COUNT};"));
-    let answer = asked.output().expect("the sqlite3 shell is installed by tests/run");
+    let query = shell.arg(&copy).arg(format!("PRAGMA journal_mode; PRAGMA integrity_check; {COUNT};"));
+    let answer = query.output().expect("the sqlite3 shell is installed by tests/run");
     chmod(&folder, 0o755);
     assert_eq!(String::from_utf8(answer.stdout).unwrap(), "delete\nok\n3\n", "{:?}", answer.stderr);
     assert_eq!(names(&folder), ["groups.db"]);
@@ -114,14 +114,14 @@ async fn a_copy_made_during_a_crawl_is_consistent_and_does_not_block_it() {
 async fn a_file_that_is_not_a_copy_is_never_replaced() {
     let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
-    let other = folder.path().join("somebody's.db");
-    let mut theirs =
+    let other = folder.path().join("other.db");
+    let mut connection =
         SqliteConnectOptions::new().filename(&other).create_if_missing(true).connect().await.unwrap();
-    sqlx::raw_sql("CREATE TABLE precious (x)").execute(&mut theirs).await.unwrap();
-    theirs.close().await.unwrap();
+    sqlx::raw_sql("CREATE TABLE precious (x)").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
     let notes = folder.path().join("notes.txt");
     fs::write(&notes, "precious").unwrap();
-    // A published copy that is used as a database itself.
+    // A published copy that a program has opened as its database.
     let database = folder.path().join("restored.db");
     harness.store.publish(&database).await.unwrap().unwrap();
     let restored = Store::open(&DatabaseLocation::Sqlite(database.clone())).await.unwrap();
@@ -197,7 +197,8 @@ struct PublishingProgram {
 }
 
 impl PublishingProgram {
-    async fn publishing(copy: &str) -> Self {
+    /// `copy` is the path of the copy.
+    async fn new(copy: &str) -> Self {
         let program = Self {
             api: Simulator::start(Settings::default()).await.unwrap(),
             folder: tempfile::tempdir().unwrap(),
@@ -233,11 +234,11 @@ impl PublishingProgram {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_publishes_after_a_crawl_if_the_last_copy_is_older_than_the_interval() {
-    let program = PublishingProgram::publishing("public/groups.db").await;
+    let program = PublishingProgram::new("public/groups.db").await;
     let copy = program.path("public/groups.db");
     program.api.create_many("Public", 10);
     program.crawl().await;
-    // The copy is newer than the interval, so the next crawl does not replace it.
+    // The copy is younger than the interval, so the next crawl does not replace it.
     program.api.create_many("Public", 10);
     let service = program.service().wait_for_log("started").await;
     service.signal(Signal::USR1);
@@ -253,7 +254,7 @@ async fn the_daemon_publishes_after_a_crawl_if_the_last_copy_is_older_than_the_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_copy_is_made_when_the_first_crawl_ends() {
-    let program = PublishingProgram::publishing("public/groups.db").await;
+    let program = PublishingProgram::new("public/groups.db").await;
     let copy = program.path("public/groups.db");
     program.api.create_many("Public", 10);
     let held = program.api.hold(At::Request(2));
@@ -272,8 +273,8 @@ fn set_age(copy: &Path, age: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_crawl_command_publishes_a_copy_unless_the_last_one_is_newer_than_the_interval() {
-    let program = PublishingProgram::publishing("public/groups.db").await;
+async fn the_crawl_command_publishes_a_copy_unless_the_last_one_is_younger_than_the_interval() {
+    let program = PublishingProgram::new("public/groups.db").await;
     let copy = program.path("public/groups.db");
     for (age, groups) in
         [(None, 10), (Some(Duration::from_mins(30)), 10), (Some(Duration::from_mins(61)), 30)]
@@ -291,7 +292,7 @@ async fn the_crawl_command_publishes_a_copy_unless_the_last_one_is_newer_than_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_is_complete_even_if_its_copy_cannot_be_written() {
-    let program = PublishingProgram::publishing("app.key/groups.db").await;
+    let program = PublishingProgram::new("app.key/groups.db").await;
     let ended = program.crawl().await;
     assert!(ended.status.success(), "{ended:?}");
     let stderr = String::from_utf8(ended.stderr).unwrap();

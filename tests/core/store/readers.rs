@@ -1,6 +1,6 @@
-//! Other users read the SQLite file with their own programs, here SQLite's shell. They may read it
-//! and its side files, and write nothing: while the program runs, after it stopped, and after it
-//! was killed.
+//! Other users read the SQLite file with their own programs, here SQLite's shell. They have only
+//! read permission for the file and its side files. They can read while the program runs, after it
+//! has stopped, and after it was killed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -79,8 +79,8 @@ impl DatabaseFolder {
         let piped = command.arg("-bail").arg(self.file()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell =
             piped.stderr(Stdio::piped()).spawn().expect("the sqlite3 shell is installed by tests/run");
-        let (asked, answers) = (shell.stdin.take(), BufReader::new(shell.stdout.take().unwrap()));
-        Reader { shell, asked, answers }
+        let (input, answers) = (shell.stdin.take(), BufReader::new(shell.stdout.take().unwrap()));
+        Reader { shell, input, answers }
     }
 
     /// Opens the file and runs one query.
@@ -96,13 +96,13 @@ impl DatabaseFolder {
 /// An sqlite3 shell that has the file open.
 struct Reader {
     shell: Child,
-    asked: Option<ChildStdin>,
+    input: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 impl Reader {
     fn query(mut self, sql: &str) -> Result<(Self, String), String> {
-        writeln!(self.asked.as_mut().unwrap(), "{sql}").unwrap();
+        writeln!(self.input.as_mut().unwrap(), "{sql}").unwrap();
         let mut answer = String::new();
         if self.answers.read_line(&mut answer).unwrap() == 0 {
             let error = self.shell.wait_with_output().unwrap().stderr;
@@ -112,18 +112,18 @@ impl Reader {
     }
 
     fn close(mut self) {
-        drop(self.asked.take());
+        drop(self.input.take());
         assert!(self.shell.wait().unwrap().success());
     }
 }
 
 /// A program that crawls into the folder's database.
-struct Crawls {
+struct CrawlingProgram {
     folder: DatabaseFolder,
     api: Simulator,
 }
 
-impl Crawls {
+impl CrawlingProgram {
     async fn new() -> Self {
         let (folder, api) = (DatabaseFolder::new(), Simulator::start(Settings::default()).await.unwrap());
         std::fs::write(folder.path("app.key"), KEY).unwrap();
@@ -144,7 +144,7 @@ impl Crawls {
     }
 
     /// Runs a command to its end and returns its exit code.
-    async fn ends_with(&self, arguments: &[&str]) -> Option<i32> {
+    async fn run(&self, arguments: &[&str]) -> Option<i32> {
         let mut command = self.command(arguments);
         command.stderr(Stdio::null());
         tokio::task::spawn_blocking(move || command.status().unwrap().code()).await.unwrap()
@@ -154,27 +154,27 @@ impl Crawls {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn a_reader_without_write_access_reads_while_the_service_runs_after_it_stopped_and_after_a_kill() {
-    let crawls = Crawls::new().await;
-    let service = Service::spawn(crawls.command(&["run"])).wait_for_log("crawl complete").await;
-    assert_eq!(crawls.folder.read(), "1");
+    let program = CrawlingProgram::new().await;
+    let service = Service::spawn(program.command(&["run"])).wait_for_log("crawl complete").await;
+    assert_eq!(program.folder.read(), "1");
     assert_eq!(service.stop().await, Some(0));
-    assert_eq!(crawls.folder.files(), ALL_FILES);
-    assert_eq!(std::fs::metadata(crawls.folder.path("groups.db-wal")).unwrap().len(), 0);
-    assert_eq!(crawls.folder.read(), "1");
+    assert_eq!(program.folder.files(), ALL_FILES);
+    assert_eq!(std::fs::metadata(program.folder.path("groups.db-wal")).unwrap().len(), 0);
+    assert_eq!(program.folder.read(), "1");
 
-    let service = Service::spawn(crawls.command(&["run"])).wait_for_log("started").await;
-    let held = crawls.api.hold(At::Requests(1..=u64::MAX));
+    let service = Service::spawn(program.command(&["run"])).wait_for_log("started").await;
+    let held = program.api.hold(At::Requests(1..=u64::MAX));
     service.signal(Signal::USR1);
     held.reached().await;
     service.kill();
-    assert_eq!(crawls.folder.files(), ALL_FILES);
-    assert_eq!(crawls.folder.read(), "2");
+    assert_eq!(program.folder.files(), ALL_FILES);
+    assert_eq!(program.folder.read(), "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn a_reader_without_write_access_reads_after_every_command() {
-    let crawls = Crawls::new().await;
+    let program = CrawlingProgram::new().await;
     let commands: [(&[&str], i32, &str); 4] = [
         (&["crawl"], 0, "1"),
         (&["migrate"], 0, "1"),
@@ -182,37 +182,37 @@ async fn a_reader_without_write_access_reads_after_every_command() {
         (&["crawl"], 0, "2"),
     ];
     for (arguments, code, crawls_made) in commands {
-        assert_eq!(crawls.ends_with(arguments).await, Some(code), "{arguments:?}");
-        assert_eq!(crawls.folder.files(), ALL_FILES, "{arguments:?}");
-        assert_eq!(crawls.folder.read(), crawls_made, "{arguments:?}");
+        assert_eq!(program.run(arguments).await, Some(code), "{arguments:?}");
+        assert_eq!(program.folder.files(), ALL_FILES, "{arguments:?}");
+        assert_eq!(program.folder.read(), crawls_made, "{arguments:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sqlite3 shell: tests/run"]
-async fn a_reader_in_a_transaction_keeps_no_program_from_starting_crawling_and_stopping() {
-    let crawls = Crawls::new().await;
-    assert_eq!(crawls.ends_with(&["crawl"]).await, Some(0));
-    let (reader, _) = crawls.folder.reader().query(&format!("BEGIN; {READ}")).unwrap();
-    crawls.folder.allow(0o755, 0o644);
-    let service = Service::spawn(crawls.command(&["run"])).wait_for_log("started").await;
+async fn a_reader_in_a_transaction_does_not_prevent_starting_crawling_and_stopping() {
+    let program = CrawlingProgram::new().await;
+    assert_eq!(program.run(&["crawl"]).await, Some(0));
+    let (reader, _) = program.folder.reader().query(&format!("BEGIN; {READ}")).unwrap();
+    program.folder.allow(0o755, 0o644);
+    let service = Service::spawn(program.command(&["run"])).wait_for_log("started").await;
     service.signal(Signal::USR1);
     let service = service.wait_for_log("crawl complete").await;
     let (reader, answer) = reader.query(READ).unwrap();
-    assert_eq!(answer, "1", "a snapshot");
+    assert_eq!(answer, "1", "the transaction reads a snapshot");
     let service = {
         service.signal(Signal::TERM);
         service.wait_for_log("a reader has a transaction open, so the newest changes stay in").await
     };
     assert_eq!(service.wait_for_exit().await, Some(0));
-    assert_eq!(crawls.folder.read(), "2");
+    assert_eq!(program.folder.read(), "2");
     reader.close();
-    assert_eq!(crawls.folder.read(), "2");
+    assert_eq!(program.folder.read(), "2");
 }
 
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
-async fn a_second_program_that_ends_leaves_the_side_files_to_the_first() {
+async fn a_second_program_that_ends_does_not_remove_the_side_files() {
     let folder = DatabaseFolder::new();
     let store = folder.open().await;
     timeout(Duration::from_secs(2), folder.open().await.close()).await.unwrap();

@@ -22,21 +22,22 @@ async fn old_deleted_groups_are_removed_in_batches_and_totals_stay_correct(db: &
     let crawl = leased.open(at(3, 0)).await;
     let gone = leased.settle(&[(leased.private, Verdict::Exact)], &["p"]).await;
     leased.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
-    // Each transaction is reported, also the last one, which removes nothing.
+    // Each transaction is reported, including the last one, which removes nothing.
     for (minute, groups, transactions) in [(2, 0, 1), (3, 12_000, 3)] {
         let limits = AgeLimits { deleted_groups: Some(at(2, minute)), ..AgeLimits::default() };
-        let mut each = 0;
-        let purged = db.store.purge(&leased.lease, (leased.app, crawl), &limits, || each += 1).await.unwrap();
-        assert_eq!((purged, each), (Purged { groups, ..Purged::default() }, transactions));
+        let mut reported = 0;
+        let purged =
+            db.store.purge(&leased.lease, (leased.app, crawl), &limits, || reported += 1).await.unwrap();
+        assert_eq!((purged, reported), (Purged { groups, ..Purged::default() }, transactions));
     }
     let left = format!(
         "SELECT group_id, deleted_at FROM group_row WHERE app_id = {} AND deleted_at IS NOT NULL",
         leased.app.0
     );
     assert_eq!(db.lines(&left).await.len(), 1);
-    let noted =
+    let recorded =
         format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(db.lines(&noted).await, ["12000|0|0"]);
+    assert_eq!(db.lines(&recorded).await, ["12000|0|0"]);
     assert_eq!(db.value("SELECT sum(deleted_count) FROM type_status WHERE app = 'other'").await, "1");
     drop(other);
 }
@@ -58,9 +59,9 @@ async fn old_events_are_removed_and_newer_ones_and_those_of_other_apps_are_kept(
         db.store.purge(&leased.lease, (leased.app, crawl), &limits, || ()).await.unwrap(),
         Purged::default()
     );
-    let noted =
+    let recorded =
         format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(db.lines(&noted).await, ["0|12001|0"]);
+    assert_eq!(db.lines(&recorded).await, ["0|12001|0"]);
 }
 
 async fn old_crawls_are_removed_unless_other_rows_refer_to_them(db: &TestDatabase) {

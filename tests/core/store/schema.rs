@@ -3,7 +3,7 @@
 
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
-use harness::schema::{View, chapter, eventful, views};
+use harness::schema::{View, chapter, fill_every_column, views};
 use harness::store::{Location, TestDatabase};
 use harness::store_tests;
 
@@ -30,13 +30,13 @@ fn questions(engine: Engine) -> Vec<(&'static str, &'static str)> {
             continue;
         }
         let (info, block) = part.split_once('\n').unwrap();
-        let meant = match info {
+        let applies = match info {
             "sql" => true,
             "sql sqlite" => matches!(engine, Engine::Sqlite),
             "sql postgres" => matches!(engine, Engine::Postgres),
             other => panic!("a block for {other:?}"),
         };
-        let block = block.split_inclusive(";\n").map(str::trim).filter(|_| meant);
+        let block = block.split_inclusive(";\n").map(str::trim).filter(|_| applies);
         statements.extend(block.map(|statement| (question, statement)));
     }
     statements
@@ -59,7 +59,7 @@ async fn the_document_lists_exactly_the_views_and_columns_of_the_database(db: &T
         let names: Vec<&str> = view.columns.iter().map(|column| column.name).collect();
         assert_eq!(db.columns(view.name).await, names, "{}", view.name);
         if let Location::Postgres(_) = db.location {
-            assert_comments_are_the_document(db, &view).await;
+            assert_comments_match_the_document(db, &view).await;
         }
     }
 }
@@ -83,7 +83,7 @@ async fn on_sqlite_every_column_of_a_view_has_a_declared_type(db: &TestDatabase)
     }
 }
 
-async fn assert_comments_are_the_document(db: &TestDatabase, view: &View) {
+async fn assert_comments_match_the_document(db: &TestDatabase, view: &View) {
     let relation = format!("'tim.{}'::regclass", view.name);
     let meaning = db.value(&format!("SELECT obj_description({relation}, 'pg_class')")).await;
     assert_eq!(meaning, view.meaning, "{}", view.name);
@@ -106,7 +106,7 @@ async fn assert_comments_are_the_document(db: &TestDatabase, view: &View) {
 }
 
 async fn the_values_of_a_column_have_the_documented_type(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     for view in views() {
         for column in &view.columns {
             let known = format!("FROM {} WHERE {} IS NOT NULL", view.name, column.name);
@@ -141,10 +141,10 @@ async fn the_values_of_a_column_have_the_documented_type(harness: Harness) {
 }
 
 async fn every_query_of_the_document_returns_rows(harness: Harness) {
-    let harness = eventful(harness).await;
-    let asked = questions(harness.engine);
-    assert!(asked.len() > 15, "{asked:?}");
-    for (question, sql) in asked {
+    let harness = fill_every_column(harness).await;
+    let queries = questions(harness.engine);
+    assert!(queries.len() > 15, "{queries:?}");
+    for (question, sql) in queries {
         let found = harness.rows(sql).await;
         // The test data ends in March 2026, so queries about today return no rows.
         let of_today = sql.contains("'now'") || sql.contains("now()") || sql.contains("current_date");
@@ -159,7 +159,8 @@ async fn every_query_of_the_document_returns_rows(harness: Harness) {
 /// Returns some columns of the results of the queries under a question.
 async fn answers<const N: usize>(harness: &Harness, question: &str, columns: [usize; N]) -> Vec<Vec<String>> {
     let mut answers = Vec::new();
-    for (_, sql) in questions(harness.engine).into_iter().filter(|(asked, _)| asked.starts_with(question)) {
+    for (_, sql) in questions(harness.engine).into_iter().filter(|(heading, _)| heading.starts_with(question))
+    {
         let rows = harness.rows(sql).await;
         let line = |row: Vec<String>| columns.map(|at| row.get(at).map_or("", |value| value)).join(" ");
         answers.push(rows.into_iter().map(line).collect());
@@ -169,7 +170,7 @@ async fn answers<const N: usize>(harness: &Harness, question: &str, columns: [us
 }
 
 async fn the_queries_for_churn_lifetimes_and_health_return_the_right_figures(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     // Churn is three of the five groups that are left on each day.
     let churn = answers(&harness, "How much churn did each type have?", [0, 1, 2, 3, 4]).await;
     assert_eq!(churn[0], ["Private 1 0 1 0.0", "Public 2 3 0 60.0"]);
@@ -191,10 +192,10 @@ async fn on_sqlite_times_must_be_compared_with_strftime_not_datetime(harness: Ha
     harness.create("Public", "a");
     harness.crawl().await;
     harness.create("Public", "b");
-    let noticed = harness.crawl().await.started_at.format("%Y-%m-%d").to_string();
+    let day = harness.crawl().await.started_at.format("%Y-%m-%d").to_string();
     let since = |time: &str| format!("SELECT count(*) FROM group_events WHERE occurred_at >= {time}");
-    let last_minute = format!("'{noticed} 23:59:00'");
-    let right = match harness.engine {
+    let last_minute = format!("'{day} 23:59:00'");
+    let correct = match harness.engine {
         Engine::Sqlite => {
             // All of the day before that minute wrongly counts as later.
             assert_eq!(harness.value(&since(&format!("datetime({last_minute})"))).await, "1");
@@ -202,5 +203,5 @@ async fn on_sqlite_times_must_be_compared_with_strftime_not_datetime(harness: Ha
         }
         Engine::Postgres => format!("timestamptz {last_minute}"),
     };
-    assert_eq!(harness.value(&since(&right)).await, "0");
+    assert_eq!(harness.value(&since(&correct)).await, "0");
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use harness::crawl::{Engine, Harness};
-use harness::schema::eventful;
+use harness::schema::fill_every_column;
 use harness::store::{Location, TestDatabase};
 use harness::store_tests;
 use harness::{crawl_tests, store};
 use tim_group_sync::store::{DatabaseLocation, Store, StoreError};
 
 store_tests! {
-    every_table_and_column_of_the_database_is_copied_or_named_as_not_copied,
+    every_table_and_column_of_the_database_is_copied_or_listed_as_not_copied,
 }
 
 crawl_tests! {
-    a_copy_on_the_same_engine_is_equal_and_crawled_on,
+    a_copy_on_the_same_engine_is_equal_and_can_be_crawled,
     a_copy_that_fails_leaves_nothing,
     a_database_that_is_not_empty_is_not_copied_into,
 }
@@ -43,18 +43,18 @@ async fn columns(db: &TestDatabase) -> BTreeMap<String, Vec<String>> {
     columns
 }
 
-async fn every_table_and_column_of_the_database_is_copied_or_named_as_not_copied(db: &TestDatabase) {
+async fn every_table_and_column_of_the_database_is_copied_or_listed_as_not_copied(db: &TestDatabase) {
     let mut copied: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (table, columns) in Store::copied_columns() {
         copied.insert(table.to_owned(), columns.iter().map(ToString::to_string).collect());
     }
     copied.values_mut().for_each(|columns| columns.sort());
-    let mut there = columns(db).await;
-    there.retain(|table, _| !NOT_COPIED.contains(&table.as_str()));
-    for (table, columns) in &mut there {
+    let mut existing = columns(db).await;
+    existing.retain(|table, _| !NOT_COPIED.contains(&table.as_str()));
+    for (table, columns) in &mut existing {
         columns.retain(|column| !NOT_COPIED.contains(&format!("{table}.{column}").as_str()));
     }
-    assert_eq!(there, copied);
+    assert_eq!(existing, copied);
 }
 
 /// Returns the sorted rows of all copied tables.
@@ -71,15 +71,15 @@ async fn all_rows(db: &TestDatabase) -> BTreeMap<&'static str, Vec<String>> {
 
 /// Crawls a history with meaningful values in every column, and with an id that a file format could
 /// misread.
-async fn history(harness: Harness) -> Harness {
-    let harness = eventful(harness).await;
+async fn crawl_history(harness: Harness) -> Harness {
+    let harness = fill_every_column(harness).await;
     harness.create("Public", "tab\\t back\\slash \\N 陌生人 'quoted'");
     harness.crawl().await;
     harness
 }
 
 /// Returns an empty target for a copy: a path without a file, or an empty database.
-async fn empty_place(engine: Engine) -> (TestDatabase, DatabaseLocation) {
+async fn empty_target(engine: Engine) -> (TestDatabase, DatabaseLocation) {
     let db = match engine {
         Engine::Sqlite => TestDatabase::sqlite().await,
         Engine::Postgres => TestDatabase::postgres().await.empty_like().await,
@@ -95,7 +95,7 @@ async fn empty_place(engine: Engine) -> (TestDatabase, DatabaseLocation) {
 }
 
 async fn assert_copied(harness: &Harness, engine: Engine) {
-    let (copy, url) = empty_place(engine).await;
+    let (copy, url) = empty_target(engine).await;
     let mut shown = Vec::new();
     let copied = harness.store.copy_to(&url, |progress| shown.push((progress.done, progress.total))).await;
     let copied = copied.unwrap();
@@ -105,7 +105,7 @@ async fn assert_copied(harness: &Harness, engine: Engine) {
         assert_eq!(table.rows, before[table.table].len() as u64, "{}", table.table);
         assert!(
             table.rows > 0 || ["group_question", "notification"].contains(&table.table),
-            "{} has nothing to tell",
+            "{} has no rows",
             table.table
         );
     }
@@ -129,32 +129,32 @@ async fn assert_copied(harness: &Harness, engine: Engine) {
     store.close().await;
 }
 
-async fn a_copy_on_the_same_engine_is_equal_and_crawled_on(harness: Harness) {
+async fn a_copy_on_the_same_engine_is_equal_and_can_be_crawled(harness: Harness) {
     let engine = harness.engine;
-    let harness = history(harness).await;
+    let harness = crawl_history(harness).await;
     assert_copied(&harness, engine).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_history_moves_from_sqlite_to_postgresql() {
-    let harness = history(Harness::on(Engine::Sqlite).await).await;
+    let harness = crawl_history(Harness::on(Engine::Sqlite).await).await;
     assert_copied(&harness, Engine::Postgres).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_history_moves_from_postgresql_to_sqlite() {
-    let harness = history(Harness::on(Engine::Postgres).await).await;
+    let harness = crawl_history(Harness::on(Engine::Postgres).await).await;
     assert_copied(&harness, Engine::Sqlite).await;
 }
 
 async fn a_copy_that_fails_leaves_nothing(harness: Harness) {
     let engine = harness.engine;
-    let harness = history(harness).await;
+    let harness = crawl_history(harness).await;
     // The last table cannot be read completely.
     let broken = "ALTER TABLE group_event RENAME COLUMN kind TO kinds";
-    let (copy, url) = empty_place(engine).await;
+    let (copy, url) = empty_target(engine).await;
     TestDatabase::execute(&harness.db.store_location(), broken).await;
     harness.store.copy_to(&url, |_| ()).await.unwrap_err();
     TestDatabase::execute(&harness.db.store_location(), &broken.replace("kind TO kinds", "kinds TO kind"))

@@ -46,9 +46,9 @@ async fn undelete_restores_only_groups_that_were_not_changed_since(db: &TestData
             "p|Private|01:01|01:01|NULL|02:00|1|1"
         ]
     );
-    let conflicts = leased.events().await;
+    let events = leased.events().await;
     assert_eq!(
-        conflicts[conflicts.len() - 2..],
+        events[events.len() - 2..],
         [format!("undeleted|a|Public|Public|{first}"), format!("undeleted|p|Private|Private|{first}")]
     );
     let shown =
@@ -58,7 +58,8 @@ async fn undelete_restores_only_groups_that_were_not_changed_since(db: &TestData
     assert_eq!(db.lines(days).await, ["Private|1|1", "Public|2|4"]);
     assert_eq!(undelete().await.unwrap(), 0);
     assert_eq!(db.lines(&shown).await, ["withheld|3|2|2"]);
-    // The next crawl lacks some of them and does not change them. `approve` deletes them again.
+    // The lists of the next crawl lack these groups. The crawl does not change them, and `approve`
+    // deletes them again.
     let next = leased.open(at(6, 0)).await;
     let absent = leased.settle(&passes, &["a", "p"]).await;
     assert_eq!(leased.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());

@@ -1,4 +1,4 @@
-//! What readers see: the columns of the views, groups, counts, and earlier crawls.
+//! The columns and the content of the views, and the state of earlier crawls.
 
 #![deny(dead_code)]
 
@@ -16,7 +16,7 @@ store_tests![
     the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end,
     events_of_a_running_crawl_are_not_visible,
     every_live_group_is_read_once_with_its_type_and_marks,
-    views_have_the_columns_of_the_contract_in_their_order,
+    views_have_exactly_these_columns_in_this_order,
     the_overview_has_counts_and_crawls,
 ];
 
@@ -95,17 +95,17 @@ async fn every_live_group_is_read_once_with_its_type_and_marks(db: &TestDatabase
     leased.list(crawl, leased.private, at(3, 1), &["q"]).await;
     let gone = leased.settle(&[(leased.private, Verdict::Exact)], &["p"]).await;
     leased.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
-    let mut named = Vec::new();
-    let naming = db.store.gather_live(
+    let mut read = Vec::new();
+    let reading = db.store.gather_live(
         leased.app,
         || (),
-        |(), type_id, id, mark| named.push((id.to_owned(), type_id, mark)),
+        |(), type_id, id, mark| read.push((id.to_owned(), type_id, mark)),
     );
-    naming.await.unwrap();
-    named.sort_by(|a, b| a.0.cmp(&b.0));
+    reading.await.unwrap();
+    read.sort_by(|a, b| a.0.cmp(&b.0));
     let plain = Mark::default();
     assert_eq!(
-        named,
+        read,
         [
             ("a".to_owned(), leased.public, plain),
             ("b".to_owned(), leased.public, Mark { missing: true, held: false }),
@@ -115,7 +115,7 @@ async fn every_live_group_is_read_once_with_its_type_and_marks(db: &TestDatabase
     );
 }
 
-async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase) {
+async fn views_have_exactly_these_columns_in_this_order(db: &TestDatabase) {
     let groups =
         "group_id group_type first_seen_at in_baseline last_seen_at deleted_at missing_since held confirmed";
     for (view, columns) in [

@@ -16,7 +16,7 @@ store_tests![
     confirmed_deletions_can_be_approved_alone_and_the_others_stay_withheld,
     a_held_group_that_is_listed_again_is_no_longer_held,
     the_lookup_history_of_groups_is_added_replaced_and_removed,
-    held_groups_are_due_for_a_question_except_confirmed_and_undone_ones,
+    held_groups_are_looked_up_again_except_confirmed_and_undone_ones,
 ];
 
 async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(db: &TestDatabase) {
@@ -139,7 +139,7 @@ async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDat
         (round, records.into_iter().collect::<BTreeMap<String, LookupRecord>>())
     };
     let of = |groups: &[(&str, LookupRecord)]| {
-        groups.iter().map(|(id, asked)| ((*id).to_owned(), *asked)).collect()
+        groups.iter().map(|(id, record)| ((*id).to_owned(), *record)).collect()
     };
     let records = |groups: &[(&str, LookupRecord)]| {
         let mut records: BTreeMap<LookupRecord, GroupIds> = BTreeMap::new();
@@ -147,9 +147,9 @@ async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDat
         records
     };
     assert_eq!(history().await, (1, BTreeMap::new()));
-    let (stood, unlearned) =
+    let (exists, unlearned) =
         (LookupRecord::after_existing(None, 1), LookupRecord::after_unusable_answer(None, 1));
-    let kept = [("a", stood), ("b", stood), ("c", unlearned)];
+    let kept = [("a", exists), ("b", exists), ("c", unlearned)];
     close_with_history(
         &leased,
         2,
@@ -162,15 +162,15 @@ async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDat
     leased.fail(failed, at(3, 0), at(3, 1)).await;
     assert_eq!(history().await, (2, of(&kept)));
 
-    let stood_again = LookupRecord::after_existing(Some(&stood), 2);
+    let exists_again = LookupRecord::after_existing(Some(&exists), 2);
     let changes = HistoryChanges {
         round: 2,
-        new_records: records(&[("a", stood_again)]),
-        remove: ["b", "never asked about"].into_iter().collect(),
+        new_records: records(&[("a", exists_again)]),
+        remove: ["b", "never looked up"].into_iter().collect(),
         ..Default::default()
     };
     close_with_history(&leased, 4, &changes).await;
-    assert_eq!(history().await, (3, of(&[("a", stood_again), ("c", unlearned)])));
+    assert_eq!(history().await, (3, of(&[("a", exists_again), ("c", unlearned)])));
 
     // A deleted group is removed from the history by the next crawl.
     let crawl = leased.open(at(5, 0)).await;
@@ -178,10 +178,10 @@ async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDat
     let prune = HistoryChanges { round: 3, prune: true, ..Default::default() };
     let closing = Closing { history: Some(&prune), ..leased.closing(crawl, at(5, 0), at(5, 2), &gone) };
     db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
-    assert_eq!(history().await, (4, of(&[("a", stood_again)])));
+    assert_eq!(history().await, (4, of(&[("a", exists_again)])));
 }
 
-async fn held_groups_are_due_for_a_question_except_confirmed_and_undone_ones(db: &TestDatabase) {
+async fn held_groups_are_looked_up_again_except_confirmed_and_undone_ones(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d", "e"], &["p", "q"]).await;
     let crawl = leased.open(at(2, 0)).await;
     let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
@@ -212,7 +212,7 @@ async fn held_groups_are_due_for_a_question_except_confirmed_and_undone_ones(db:
     ]);
     close_with_history(&leased, 4, &HistoryChanges { round: 1, new_records, ..Default::default() }).await;
     assert_eq!(to_ask(1, 10).await, "c");
-    assert_eq!(to_ask(2, 10).await, "c a", "groups that were never asked about come first");
+    assert_eq!(to_ask(2, 10).await, "c a", "groups that were never looked up come first");
     assert_eq!(to_ask(4, 10).await, "c a b");
     assert_eq!(to_ask(4, 2).await, "c a");
 }

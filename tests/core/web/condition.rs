@@ -1,4 +1,4 @@
-//! The condition of an app in the JSON, with the times, the quota and the recent past beside it.
+//! The condition of an app in the JSON, and its times, its quota and its recent history.
 
 use std::time::Duration;
 
@@ -27,10 +27,6 @@ crawl_tests![
 
 const APP: &str = "/api/apps/1400000000";
 
-async fn state(dashboard: &Dashboard) -> Value {
-    dashboard.json("/api/apps").await["apps"][0].clone()
-}
-
 async fn the_recent_crawls_are_listed_oldest_first(mut harness: Harness) {
     harness.create("Public", "a b c d");
     harness.crawl().await;
@@ -41,7 +37,7 @@ async fn the_recent_crawls_are_listed_oldest_first(mut harness: Harness) {
     harness.dissolve("a b");
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     let crawls: Vec<Value> = app["recent_crawls"].as_array().unwrap().clone();
     let seen: Vec<String> = crawls
         .iter()
@@ -53,7 +49,7 @@ async fn the_recent_crawls_are_listed_oldest_first(mut harness: Harness) {
     for _ in 4..=26 {
         harness.crawl().await;
     }
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     let crawls = app["recent_crawls"].as_array().unwrap();
     assert_eq!((crawls.len(), &crawls[0]["crawl_id"], &crawls[23]["crawl_id"]), (24, &3.into(), &26.into()));
 }
@@ -63,20 +59,20 @@ async fn counts_are_compared_with_the_day_before_and_the_week_before(harness: Ha
     harness.create("Private", "p");
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!(
         (&app["change_since_yesterday"], &app["change_since_last_week"]),
         (&Value::Null, &Value::Null),
         "the first day has no day before"
     );
-    harness.set_clock_by(6 * 24);
+    harness.move_clock_by_hours(6 * 24);
     harness.dissolve("a");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("Public", "d e f");
     harness.dissolve("b");
     harness.crawl().await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     let change = |name: &str| app[name].clone();
     assert_eq!(
         change("change_since_yesterday"),
@@ -86,9 +82,9 @@ async fn counts_are_compared_with_the_day_before_and_the_week_before(harness: Ha
         change("change_since_last_week"),
         json!({ "since": "2026-03-01", "live_count": 1, "total_count": 1, "vanished": 2 })
     );
-    harness.set_clock_by(10 * 24);
+    harness.move_clock_by_hours(10 * 24);
     harness.crawl().await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!(app["change_since_yesterday"]["since"], "2026-03-08", "the newest day that has counts");
     assert_eq!(app["change_since_last_week"]["since"], "2026-03-08");
 }
@@ -97,13 +93,13 @@ async fn a_first_list_is_no_change(mut harness: Harness) {
     harness.group_types = harness::crawl::group_types(&["Public"]);
     harness.create("Public", "a");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.group_types = harness::crawl::group_types(&["Private", "Public"]);
     harness.create("Private", "p q r");
     harness.create("Public", "b");
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!((&app["live_count"], &app["change_since_yesterday"]["live_count"]), (&5.into(), &1.into()));
     assert_eq!(app["change_since_yesterday"]["total_count"], 4, "TotalCount counts all types");
 }
@@ -114,10 +110,10 @@ async fn a_first_list_that_did_not_reach_its_end_is_no_change(harness: Harness) 
     harness.fault_from_request(4, Fault::ErrorCode(10002));
     harness.crawl().await;
     harness.api.clear_faults();
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     let days = harness.rows("SELECT day, live_groups FROM daily_counts WHERE group_type = 'Private'").await;
     assert_eq!(days, [["2026-03-01", "3"], ["2026-03-02", "5"]]);
     assert_eq!((&app["live_count"], &app["change_since_yesterday"]["live_count"]), (&6.into(), &0.into()));
@@ -131,7 +127,7 @@ async fn held_groups_are_a_part_of_the_missing_ones_and_are_counted_by_type(mut 
     harness.dissolve("a b c p");
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!((&app["condition"], &app["needs_attention"]), (&"withheld".into(), &true.into()));
     assert_eq!((&app["missing_count"], &app["held_count"]), (&4.into(), &4.into()));
     let [held] = &app["withheld"].as_array().unwrap()[..] else { panic!("{app}") };
@@ -192,7 +188,7 @@ async fn the_peak_of_the_month_equals_its_view(harness: Harness) {
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     let peak = harness.rows("SELECT peak_total_count FROM monthly_counts WHERE group_type = 'all'").await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!((app["month_peak_groups"].to_string(), &app["total_count"]), (peak[0][0].clone(), &2.into()));
     assert_eq!(app["group_quota"], Value::Null, "no process has the configuration of the app");
 }
@@ -201,32 +197,32 @@ async fn the_number_of_groups_with_details_is_shown(mut harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    assert_eq!(state(&dashboard).await["details"], Value::Null);
+    assert_eq!(dashboard.first_app().await["details"], Value::Null);
     harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
     harness.details_refresher().refresh_due().await.unwrap();
-    let details = state(&dashboard).await["details"].clone();
+    let details = dashboard.first_app().await["details"].clone();
     assert_eq!((&details["groups"], &details["fresh_groups"]), (&3.into(), &3.into()));
     assert!(details["oldest_as_of"].is_string() && details["counted_at"].is_string(), "{details}");
 }
 
 async fn condition(harness: &DaemonHarness, daemon: &Daemon) -> Value {
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
-    state(&dashboard).await["condition"].clone()
+    dashboard.first_app().await["condition"].clone()
 }
 
 #[tokio::test]
 async fn an_app_is_up_to_date_until_three_ticks_pass_without_a_complete_crawl() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start_crawled().await;
-    let asked = harness.api.requests().len() as u64;
-    let gate = harness.api.hold(At::Request(asked + 1));
+    let earlier_requests = harness.api.requests().len() as u64;
+    let gate = harness.api.hold(At::Request(earlier_requests + 1));
     harness.set_clock("09:00:00");
     daemon.trigger.fire();
     gate.reached().await;
     assert_eq!(condition(&harness, &daemon).await, "up_to_date", "a crawl runs, and is in time");
     harness.set_clock("11:00:00");
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!((&app["condition"], &app["ticks_since_complete_crawl"]), (&"late".into(), &3.into()));
     assert_eq!(app["next_crawl_at"], "2026-03-10T12:00:00Z", "ticks that pass during a crawl are skipped");
     gate.release();
@@ -239,7 +235,7 @@ async fn an_app_that_was_never_crawled_is_not_up_to_date() {
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!((&app["condition"], &app["needs_attention"]), (&"never_crawled".into(), &false.into()));
     assert_eq!(app["next_crawl_at"], "2026-03-10T09:00:00Z");
     assert_eq!(app["ticks_since_complete_crawl"], Value::Null);
@@ -249,14 +245,14 @@ async fn an_app_that_was_never_crawled_is_not_up_to_date() {
 async fn a_crawl_that_repeats_a_failing_request_is_retrying() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start_crawled().await;
-    let asked = harness.api.requests().len() as u64;
+    let earlier_requests = harness.api.requests().len() as u64;
     harness.api.script(At::Every, Fault::Status(503));
-    let fourth = harness.api.hold(At::Request(asked + 4));
+    let fourth = harness.api.hold(At::Request(earlier_requests + 4));
     harness.set_clock("09:00:00");
     daemon.trigger.fire();
     fourth.reached().await;
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     assert_eq!((&app["condition"], &app["needs_attention"]), (&"retrying".into(), &true.into()));
     assert_eq!(app["running_crawl"]["failed_attempts"], 3);
     let failure = app["running_crawl"]["last_failure"].as_str().unwrap();
@@ -274,7 +270,7 @@ async fn a_peak_of_80_percent_of_the_quota_needs_attention() {
         let mut daemon = harness.start(&AppSpec { catch_up: true, group_quota: Some(quota), ..PROD });
         daemon.wait_until("the crawl made", |state| matches!(state.phase, Phase::Waiting)).await;
         let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
-        let app = state(&dashboard).await;
+        let app = dashboard.first_app().await;
         assert_eq!(
             (&app["condition"], &app["month_peak_groups"], &app["group_quota"]),
             (&condition.into(), &5.into(), &quota.into())
@@ -286,7 +282,7 @@ async fn a_peak_of_80_percent_of_the_quota_needs_attention() {
 /// Asserts that the dashboard and the `status` command show the same next crawl.
 async fn assert_next_crawls_agree(harness: &DaemonHarness, daemon: &Daemon, expected: &str) {
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
-    let app = state(&dashboard).await;
+    let app = dashboard.first_app().await;
     let id = tim_group_sync::model::SdkAppId::new(PROD.sdk_app_id).unwrap();
     let (id, _) = harness.store.find_app_and_name(id).await.unwrap().unwrap();
     let page = KeysetPage { before: i64::MAX, limit: HISTORY_LENGTH };

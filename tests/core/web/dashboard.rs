@@ -32,7 +32,7 @@ crawl_tests![
 const APP: &str = "/api/apps/1400000000";
 
 /// Makes a first crawl, one with changes, a failed one, and one with withheld deletions.
-async fn eventful(harness: &mut Harness) {
+async fn make_varied_crawls(harness: &mut Harness) {
     harness.create("Public", "a b c d e f");
     harness.create("Private", "p q");
     harness.crawl().await;
@@ -62,7 +62,7 @@ fn text(value: &Value) -> String {
 }
 
 async fn every_list_has_the_names_and_figures_of_its_view(mut harness: Harness) {
-    eventful(&mut harness).await;
+    make_varied_crawls(&mut harness).await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     for (list, view, order) in [
         ("crawls?limit=100", "crawls", "crawl_id DESC"),
@@ -105,7 +105,7 @@ async fn assert_figures_of(harness: &Harness, list: &Value, view: &str, order: &
 }
 
 async fn the_state_of_an_app_equals_its_views(mut harness: Harness) {
-    eventful(&mut harness).await;
+    make_varied_crawls(&mut harness).await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     let answer = dashboard.json("/api/apps").await;
     assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
@@ -131,7 +131,7 @@ async fn every_key_of_an_answer_is_documented(mut harness: Harness) {
             _ => {}
         }
     }
-    eventful(&mut harness).await;
+    make_varied_crawls(&mut harness).await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     let gate = harness.api.hold(At::Request(harness.request(3)));
     let crawler = harness.new_crawler();
@@ -154,9 +154,10 @@ async fn every_key_of_an_answer_is_documented(mut harness: Harness) {
     ] {
         let mut found = BTreeSet::new();
         keys(&dashboard.json(path).await, &mut found);
-        let named = |key: &&String| documents.iter().any(|document| document.contains(&format!("`{key}`")));
-        let unnamed: Vec<&String> = found.iter().filter(|key| !named(key)).collect();
-        assert!(unnamed.is_empty(), "{path}: {unnamed:?} are in no document");
+        let is_documented =
+            |key: &&String| documents.iter().any(|document| document.contains(&format!("`{key}`")));
+        let undocumented: Vec<&String> = found.iter().filter(|key| !is_documented(key)).collect();
+        assert!(undocumented.is_empty(), "{path}: {undocumented:?} are in no document");
         let address = path.replace("1400000000", "{sdk_app_id}").replace("?group_id=a", "?group_id=…");
         assert!(documents[0].contains(&format!("| `{address}` |")), "{address} is in no document");
     }
@@ -165,9 +166,9 @@ async fn every_key_of_an_answer_is_documented(mut harness: Harness) {
 }
 
 async fn each_page_of_a_list_continues_where_the_previous_one_ended(mut harness: Harness) {
-    eventful(&mut harness).await;
+    make_varied_crawls(&mut harness).await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    for (list, parameter, pages_of) in [
+    for (list, parameter, limit) in [
         ("crawls", "before", 2),
         ("app_counts", "before", 2),
         ("type_counts", "before", 2),
@@ -178,7 +179,7 @@ async fn each_page_of_a_list_continues_where_the_previous_one_ended(mut harness:
         assert_eq!(entire[format!("next_{parameter}")], Value::Null, "{list}");
         let (mut pages, mut rows, mut next) = (0, Vec::new(), String::new());
         loop {
-            let page = dashboard.json(&format!("{APP}/{list}?limit={pages_of}{next}")).await;
+            let page = dashboard.json(&format!("{APP}/{list}?limit={limit}{next}")).await;
             rows.extend(page[list].as_array().unwrap().clone());
             pages += 1;
             let key = &page[format!("next_{parameter}")];
@@ -187,10 +188,10 @@ async fn each_page_of_a_list_continues_where_the_previous_one_ended(mut harness:
             }
             next = format!("&{parameter}={}", text(key));
         }
-        assert!(pages > 2, "{list} came in {pages} pages");
+        assert!(pages > 2, "{list} has {pages} pages");
         assert_eq!(Value::Array(rows), entire[list], "{list}");
     }
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.crawl().await;
     let newest = dashboard.json(&format!("{APP}/daily_counts?limit=1")).await;
     let day = text(&newest["next_before"]);
@@ -267,7 +268,7 @@ async fn a_group_is_found_with_its_history_even_if_its_id_is_unusual(harness: Ha
 }
 
 async fn withheld_deletions_are_listed_until_they_are_settled(mut harness: Harness) {
-    eventful(&mut harness).await;
+    make_varied_crawls(&mut harness).await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     let app = dashboard.json(APP).await["app_status"].clone();
     let [held] = &app["withheld"].as_array().unwrap()[..] else { panic!("{app}") };
@@ -296,7 +297,7 @@ async fn a_crawl_of_another_process_is_shown_while_it_runs(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
-    let running = async || dashboard.json("/api/apps").await["apps"][0]["running_crawl"].clone();
+    let running = async || dashboard.first_app().await["running_crawl"].clone();
     assert_eq!(running().await, Value::Null);
     let gate = harness.api.hold(At::Request(harness.request(2)));
     let (crawler, stop) = (Arc::new(harness.new_crawler()), CancellationToken::new());
@@ -373,7 +374,7 @@ async fn invalid_requests_are_refused_with_a_message(harness: Harness) {
     let answer = dashboard.get(&format!("/api/apps?{long}")).await;
     assert!(
         answer.status == 400 && answer.body.len() < 200,
-        "what is asked is not all repeated: {}",
+        "the answer does not repeat the entire request: {}",
         answer.body
     );
     let long = "x".repeat(256);

@@ -5,13 +5,13 @@ use harness::crawl_tests;
 use harness::dashboard::Dashboard;
 
 crawl_tests! {
-    events_come_oldest_first_with_the_cursor_to_continue_with,
+    events_are_oldest_first_with_the_cursor_of_the_next_answer,
     a_malformed_cursor_is_an_error,
 }
 
 const EVENTS: &str = "/api/apps/1400000000/events";
 
-async fn events_come_oldest_first_with_the_cursor_to_continue_with(harness: Harness) {
+async fn events_are_oldest_first_with_the_cursor_of_the_next_answer(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("a");

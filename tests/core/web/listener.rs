@@ -51,19 +51,21 @@ async fn every_answer_has_the_security_headers() {
 #[tokio::test]
 async fn a_host_header_with_a_foreign_name_is_refused_against_dns_rebinding() {
     let served = serve(localhost()).await;
-    for near in ["localhost", "LOCALHOST:9878", "tim.localhost", "127.0.0.1:9878", "[::1]:9878", "192.0.2.7"]
+    for allowed in
+        ["localhost", "LOCALHOST:9878", "tim.localhost", "127.0.0.1:9878", "[::1]:9878", "192.0.2.7"]
     {
-        assert_eq!(served.status("GET", "/hello", near).await, "200 OK", "{near}");
+        assert_eq!(served.status("GET", "/hello", allowed).await, "200 OK", "{allowed}");
     }
-    for far in
+    for refused in
         ["evil.example", "evil.example:9878", "localhost.evil.example", "127.0.0.1.evil.example", "a b"]
     {
-        assert_eq!(served.status("GET", "/hello", far).await, "403 Forbidden", "{far}");
+        assert_eq!(served.status("GET", "/hello", refused).await, "403 Forbidden", "{refused}");
     }
-    let of_another = "GET http://evil.example/hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    assert_eq!(status(&served.ask(of_another).await), "403 Forbidden");
-    let old = served.ask("GET /hello HTTP/1.0\r\n\r\n").await;
-    assert!(old.starts_with("HTTP/1.0 200 OK"), "a health check without a host: {old}");
+    let absolute_url =
+        "GET http://evil.example/hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&served.ask(absolute_url).await), "403 Forbidden");
+    let without_host = served.ask("GET /hello HTTP/1.0\r\n\r\n").await;
+    assert!(without_host.starts_with("HTTP/1.0 200 OK"), "a health check without a host: {without_host}");
 
     let anywhere = serve(AllowedHosts::Any).await;
     assert_eq!(anywhere.status("GET", "/hello", "metrics.example").await, "200 OK");
@@ -73,11 +75,11 @@ async fn a_host_header_with_a_foreign_name_is_refused_against_dns_rebinding() {
 async fn configured_names_are_accepted_besides_localhost_and_addresses() {
     let names = ["metrics.example.com".to_owned()];
     let served = serve(AllowedHosts::of(&"0.0.0.0:1".parse::<SocketAddr>().unwrap().into(), &names)).await;
-    for near in ["metrics.example.com", "Metrics.Example.com.:9878", "localhost", "192.0.2.7:9878"] {
-        assert_eq!(served.status("GET", "/hello", near).await, "200 OK", "{near}");
+    for allowed in ["metrics.example.com", "Metrics.Example.com.:9878", "localhost", "192.0.2.7:9878"] {
+        assert_eq!(served.status("GET", "/hello", allowed).await, "200 OK", "{allowed}");
     }
-    for far in ["example.com", "evil.example", "metrics.example.com.evil.example"] {
-        assert_eq!(served.status("GET", "/hello", far).await, "403 Forbidden", "{far}");
+    for refused in ["example.com", "evil.example", "metrics.example.com.evil.example"] {
+        assert_eq!(served.status("GET", "/hello", refused).await, "403 Forbidden", "{refused}");
     }
 }
 
@@ -110,9 +112,9 @@ async fn a_panic_fails_only_its_request_and_reveals_no_details() {
 #[tokio::test(start_paused = true)]
 async fn a_page_that_hangs_is_aborted() {
     let served = serve(localhost()).await;
-    let asked = Instant::now();
+    let started = Instant::now();
     assert_eq!(served.status("GET", "/hangs", "localhost").await, "503 Service Unavailable");
-    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,9 +123,9 @@ async fn a_client_that_sends_its_request_too_slowly_is_disconnected() {
     for sent in ["", "GET /hello HTTP/1.1\r\nHo", "GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
         let mut connection = served.connect().await;
         connection.write_all(sent.as_bytes()).await.unwrap();
-        let asked = Instant::now();
+        let started = Instant::now();
         rest_of(&mut connection).await.unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(6), "{sent:?} {:?}", asked.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(6), "{sent:?} {:?}", started.elapsed());
     }
 }
 
@@ -148,7 +150,7 @@ async fn over_the_limit_an_idle_client_is_disconnected_and_a_new_one_is_served()
         idle.push(served.connect().await);
     }
     assert_eq!(served.status("GET", "/hello", "localhost").await, "200 OK");
-    assert_eq!(rest_of(&mut oldest).await.unwrap(), "", "the one that has waited longest is closed");
+    assert_eq!(rest_of(&mut oldest).await.unwrap(), "", "the connection that has waited longest is closed");
 }
 
 #[tokio::test]
@@ -166,13 +168,13 @@ async fn a_unix_socket_is_accessible_to_its_owner_and_group_and_removed_at_the_s
     let hosts = AllowedHosts::of(&address, &[]);
     let task = tokio::spawn(listener.serve(pages(), hosts, stop.clone()));
     let mut connection = UnixStream::connect(&path).await.unwrap();
-    let asked = request("GET", "/hello", "im.example.com");
-    connection.write_all(asked.as_bytes()).await.unwrap();
+    let request = request("GET", "/hello", "im.example.com");
+    connection.write_all(request.as_bytes()).await.unwrap();
     assert_eq!(body(&rest_of(&mut connection).await.unwrap()), "hello\n");
 
     let why = Listener::bind("metrics.listen", address.clone()).await.unwrap_err().to_string();
     assert!(why.contains("another program listens there"), "{why}");
-    assert!(UnixStream::connect(&path).await.is_ok(), "the first one still listens");
+    assert!(UnixStream::connect(&path).await.is_ok(), "the first listener still accepts connections");
     stop.cancel();
     task.await.unwrap();
     assert!(!path.exists());

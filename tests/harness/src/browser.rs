@@ -139,8 +139,8 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// Returns the time in milliseconds from the end of an answer to the paint of the page's largest
-    /// element after it. `path` is the end of the answer's URL.
+    /// Returns the time in milliseconds from the end of an answer to the paint of the page's
+    /// largest element after it. `path` is the end of the answer's URL.
     pub async fn millis_from_answer_to_paint(&mut self, path: &str) -> f64 {
         let millis = format!(
             "new Promise((done) => new PerformanceObserver((list) => {{
@@ -157,12 +157,12 @@ impl Browser {
         let condition = format!(
             "new Promise((done) => {{
                const end = Date.now() + 90000;
-               const look = () => {{
-                 let so = false;
-                 try {{ so = Boolean({expression}); }} catch {{ }}
-                 if (so || Date.now() > end) done(so); else setTimeout(look, 20);
+               const check = () => {{
+                 let isTrue = false;
+                 try {{ isTrue = Boolean({expression}); }} catch {{ }}
+                 if (isTrue || Date.now() > end) done(isTrue); else setTimeout(check, 20);
                }};
-               look();
+               check();
              }})"
         );
         let is_true = self.eval(&condition).await;

@@ -52,8 +52,8 @@ impl Dashboard {
         let listener = Listener::bind("dashboard.listen", address).await.unwrap();
         let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
         let (hosts, stop) = (AllowedHosts::of(listener.address(), &[]), CancellationToken::new());
-        let pages = dashboard::pages(database.subscribe(), apps, clock.clone());
-        tokio::spawn(listener.serve(pages, hosts, stop.clone()));
+        let routes = dashboard::routes(database.subscribe(), apps, clock.clone());
+        tokio::spawn(listener.serve(routes, hosts, stop.clone()));
         Self { address, database, _stop: stop.drop_guard() }
     }
 
@@ -81,6 +81,11 @@ impl Dashboard {
 
     pub async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, "").await
+    }
+
+    /// Returns the state of the first app in the list of apps.
+    pub async fn first_app(&self) -> Value {
+        self.json("/api/apps").await["apps"][0].clone()
     }
 
     /// Returns the JSON of a successful answer.

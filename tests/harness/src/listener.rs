@@ -28,7 +28,7 @@ pub fn pages() -> Router {
     Router::new()
         .route("/hello", get(async || "hello\n"))
         .route("/healthz", get(async || "alive\n"))
-        .route("/panics", get(async || -> &'static str { panic!("a test wants this panic") }))
+        .route("/panics", get(async || -> &'static str { panic!("intended panic") }))
         .route("/hangs", get(async || -> Infallible { std::future::pending().await }))
 }
 

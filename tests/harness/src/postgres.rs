@@ -359,9 +359,8 @@ impl DedicatedServer {
     pub fn with_certificate(certificate: &str, key: &str) -> Option<Self> {
         if let Some(programs) = programs() {
             // A build without TLS contains this error message.
-            let sentence = ["-aqF", "SSL is not supported by this build"];
-            let without =
-                Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
+            let message = ["-aqF", "SSL is not supported by this build"];
+            let without = Command::new("grep").args(message).arg(programs.join("postgres")).status().unwrap();
             if without.success() {
                 crate::skip(&format!("{} was built without TLS", programs.join("postgres").display()));
                 return None;
@@ -531,7 +530,7 @@ impl ServerProcess {
     /// ends.
     fn of(script: &str, arguments: &[&Path]) -> (PathBuf, Self) {
         let mut shell = as_ordinary_user();
-        shell.args(["sh", "-c", script, "keeper"]).args(arguments);
+        shell.args(["sh", "-c", script, "test-server"]).args(arguments);
         let mut child = shell
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -43,7 +43,7 @@ impl Reply {
     }
 }
 
-/// A request that the receiver got.
+/// A request that the receiver has received.
 #[derive(Clone, Debug)]
 pub struct Post {
     /// The path and the query.
@@ -51,7 +51,7 @@ pub struct Post {
     /// The headers, with names in lower case.
     pub headers: BTreeMap<String, String>,
     pub body: String,
-    /// Whether it was answered with a success of HTTP.
+    /// Whether the answer had a successful HTTP status.
     pub accepted: bool,
 }
 
@@ -105,11 +105,11 @@ impl TestReceiver {
     }
 
     /// Returns the states of the accepted notifications, in the format `json`.
-    pub fn told(&self) -> Vec<String> {
+    pub fn accepted_states(&self) -> Vec<String> {
         self.posts().iter().filter(|post| post.accepted).map(Post::state).collect()
     }
 
-    /// Waits until the receiver has got this number of requests.
+    /// Waits until the receiver has received this number of requests.
     pub async fn wait_for_posts(&self, number: usize) -> Vec<Post> {
         self.wait_until(&format!("{number} requests"), |posts| posts.len() >= number).await
     }
@@ -217,7 +217,7 @@ impl Default for NotifiedApp {
     }
 }
 
-/// A process that notices conditions, with its own daemon on the database of a harness.
+/// A process that sends notifications, with its own daemon on the database of a harness.
 pub struct Replica {
     pub metrics: Arc<Metrics>,
     pub database: watch::Sender<Database>,
@@ -287,10 +287,10 @@ impl Replica {
 
 fn apply(daemon: &mut daemon::Daemon, harness: &Harness, apps: Vec<NotifiedApp>) {
     let plan = |app: NotifiedApp| {
-        // The app's loop asks for a crawler at its start and after each change of the database.
-        let needed = if app.key_problem.is_none() { 10 } else { 0 };
+        // The app's loop creates a crawler at its start and after each change of the database.
+        let crawlers_needed = if app.key_problem.is_none() { 10 } else { 0 };
         let crawlers: Mutex<Vec<Crawler>> =
-            Mutex::new(std::iter::repeat_with(|| harness.new_crawler()).take(needed).collect());
+            Mutex::new(std::iter::repeat_with(|| harness.new_crawler()).take(crawlers_needed).collect());
         AppPlan {
             name: app.name,
             sdk_app_id: SdkAppId::new(app.sdk_app_id).unwrap(),

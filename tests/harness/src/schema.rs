@@ -60,7 +60,7 @@ pub fn chapter(title: &str) -> &'static str {
 }
 
 /// Makes crawls from 1 to 3 March, Shanghai time, that together give every column a value.
-pub async fn eventful(mut harness: Harness) -> Harness {
+pub async fn fill_every_column(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
     harness.statistics = true;
     harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
@@ -78,7 +78,7 @@ pub async fn eventful(mut harness: Harness) -> Harness {
     harness.crawler().crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
     harness.dissolve("short a @TGS#2J4SZEAEL");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("Private", "@TGS#2J4SZEAEL");
     harness.crawl().await;
     harness.fault_at_request(3, Fault::ErrorCode(60021));

@@ -117,7 +117,7 @@ impl TestDatabase {
         Self { store, reader: Reader::Sqlite(reader), location: Location::Sqlite(folder) }
     }
 
-    /// Opens a database in another folder that other processes write. The store cannot write.
+    /// Opens a database in another folder, to which other processes write. The store is read-only.
     pub async fn at(file: &Path) -> Self {
         let store = Store::open_to_read(&DatabaseLocation::Sqlite(file.to_owned())).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(file).read_only(true);
@@ -250,7 +250,7 @@ impl TestDatabase {
         self.lines(&sql).await
     }
 
-    /// Asserts what holds between any two transactions.
+    /// Asserts the invariants that hold between any two transactions.
     pub async fn assert_consistent(&self) {
         let maintained = "SELECT app_id, type_id, live_count, missing_count, deleted_count FROM type_state
                     WHERE live_count <> 0 OR missing_count <> 0 OR deleted_count <> 0 ORDER BY 1, 2";
@@ -314,43 +314,44 @@ impl TestDatabase {
     }
 }
 
-/// States that no row may have: a description, true if the query needs all events, and the query.
+/// Queries for rows in an impossible state: a description of the state, true if the query is
+/// correct only while retention has removed nothing, and the query.
 const CONTRADICTIONS: [(&str, bool, &str); 9] = [
-            ("deleted and missing", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND missing_since IS NOT NULL"),
-            ("deleted and held", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND held_crawl_id IS NOT NULL"),
-            ("held and not missing", false, "SELECT group_id FROM group_row WHERE held_crawl_id IS NOT NULL AND missing_since IS NULL"),
-            ("seen last before it was seen first", false, "SELECT group_id FROM group_row WHERE last_seen_at < first_seen_at"),
-            (
-                "of an app or a type that does not exist",
-                false,
-                "SELECT group_id FROM group_row WHERE app_id NOT IN (SELECT app_id FROM app)
-                    OR type_id NOT IN (SELECT type_id FROM group_type)",
-            ),
-            (
-                "deleted, but its last event is not that it vanished, or the other way round",
-                true,
-                "SELECT g.group_id FROM group_row g LEFT JOIN group_event e ON e.event_id =
-                    (SELECT max(l.event_id) FROM group_event l WHERE l.app_id = g.app_id AND l.group_id = g.group_id)
-                 WHERE (g.deleted_at IS NOT NULL) <> (coalesce(e.kind, '') = 'v')",
-            ),
-            (
-                "outside its type's first list, but its first event is not that it appeared",
-                true,
-                "SELECT g.group_id FROM group_row g LEFT JOIN group_event e ON e.event_id =
-                    (SELECT min(f.event_id) FROM group_event f WHERE f.app_id = g.app_id AND f.group_id = g.group_id)
-                 WHERE NOT CAST(g.in_baseline AS BOOLEAN) AND coalesce(e.kind, '') <> 'a'",
-            ),
-            (
-                "in an event, but not in the table",
-                true,
-                "SELECT e.group_id FROM group_event e LEFT JOIN group_row g ON g.app_id = e.app_id AND g.group_id = e.group_id
-                 WHERE g.group_id IS NULL",
-            ),
-            (
-                "in an event of a crawl that does not exist",
-                false,
-                "SELECT group_id FROM group_event WHERE crawl_id NOT IN (SELECT crawl_id FROM crawl)",
-            ),
+    ("deleted and missing", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND missing_since IS NOT NULL"),
+    ("deleted and held", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND held_crawl_id IS NOT NULL"),
+    ("held and not missing", false, "SELECT group_id FROM group_row WHERE held_crawl_id IS NOT NULL AND missing_since IS NULL"),
+    ("seen last before it was seen first", false, "SELECT group_id FROM group_row WHERE last_seen_at < first_seen_at"),
+    (
+        "of an app or a type that does not exist",
+        false,
+        "SELECT group_id FROM group_row WHERE app_id NOT IN (SELECT app_id FROM app)
+            OR type_id NOT IN (SELECT type_id FROM group_type)",
+    ),
+    (
+        "deleted, but its last event is not that it vanished, or the other way round",
+        true,
+        "SELECT g.group_id FROM group_row g LEFT JOIN group_event e ON e.event_id =
+            (SELECT max(l.event_id) FROM group_event l WHERE l.app_id = g.app_id AND l.group_id = g.group_id)
+         WHERE (g.deleted_at IS NOT NULL) <> (coalesce(e.kind, '') = 'v')",
+    ),
+    (
+        "outside its type's first list, but its first event is not that it appeared",
+        true,
+        "SELECT g.group_id FROM group_row g LEFT JOIN group_event e ON e.event_id =
+            (SELECT min(f.event_id) FROM group_event f WHERE f.app_id = g.app_id AND f.group_id = g.group_id)
+         WHERE NOT CAST(g.in_baseline AS BOOLEAN) AND coalesce(e.kind, '') <> 'a'",
+    ),
+    (
+        "in an event, but not in the table",
+        true,
+        "SELECT e.group_id FROM group_event e LEFT JOIN group_row g ON g.app_id = e.app_id AND g.group_id = e.group_id
+         WHERE g.group_id IS NULL",
+    ),
+    (
+        "in an event of a crawl that does not exist",
+        false,
+        "SELECT group_id FROM group_event WHERE crawl_id NOT IN (SELECT crawl_id FROM crawl)",
+    ),
 ];
 
 fn sqlite_file(folder: &TempDir) -> PathBuf {
@@ -445,7 +446,7 @@ impl<'a> LeasedApp<'a> {
             trigger: if due_at.is_some() { Trigger::Schedule } else { Trigger::Command },
             due_at,
             started_at,
-            host: "bench".to_owned(),
+            host: "test".to_owned(),
             group_types: group_types(&["Public", "Private"]),
         };
         self.db.store.open_crawl(&self.lease, &new, day()).await.unwrap()
@@ -581,12 +582,12 @@ impl<'a> LeasedApp<'a> {
         let mut finished = Vec::new();
         for (type_id, verdict) in passes {
             let mut counts = Counts::default();
-            let stated: &[u64] = match verdict {
+            let total_counts: &[u64] = match verdict {
                 Verdict::Exact => &[9],
                 Verdict::Moving => &[8, 9],
-                other => panic!("a {other} pass concludes nothing"),
+                other => panic!("a {other} pass settles nothing"),
             };
-            stated.iter().for_each(|count| counts.add(Some(*count)));
+            total_counts.iter().for_each(|count| counts.add(Some(*count)));
             finished.push(FinishedPass {
                 type_id: *type_id,
                 end: end_of_list().await,

@@ -4,12 +4,12 @@ import { severity } from "./conditions.js";
 import { h, number, percent, pill, time, typeName } from "./elements.js";
 import { words } from "./words.js";
 
-/** The number of boxes on the list of apps. If there are more alerts, each is one line. */
+/** The maximum number of boxes above the list of apps. If there are more alerts, each is one line. */
 const MAX_BOXES = 2;
-/** The number of lines. If all of fifty apps fail, the list of apps is clearer than fifty lines. */
+/** The maximum number of lines. If fifty apps fail, the list of apps is clearer than fifty lines. */
 const MAX_LINES = 6;
-/** The number of group ids that a box shows first, and adds for each click on "More". */
-const IDS = 20;
+/** The number of group ids that a box shows first, and adds for each click on "Show more". */
+const IDS_PER_PAGE = 20;
 
 /**
  * Returns why a crawl ended as it did: its reason code, if it is translated, and the recorded
@@ -96,7 +96,7 @@ function heldIds(app, held, { fetchJson, announce }) {
   const more = h("p", {});
   let shown = 0;
   const load = async (after) => {
-    const path = `api/apps/${app.sdk_app_id}/groups?held_by=${held.crawl_id}&limit=${IDS}&after=${encodeURIComponent(after)}`;
+    const path = `api/apps/${app.sdk_app_id}/groups?held_by=${held.crawl_id}&limit=${IDS_PER_PAGE}&after=${encodeURIComponent(after)}`;
     const { groups, next_after: next } = await fetchJson(path);
     shown += groups.length;
     list.append(...groups.map((group) => h("li", {},
@@ -138,8 +138,10 @@ function lines(alerts) {
 }
 
 /**
- * Returns the alerts: complete ones of the shown app, or of all apps if they are few; otherwise one
- * line each. Also returns the title of the first one, or null.
+ * Returns the elements of the alerts and the title of the first alert, which is null without
+ * alerts. The alerts of the selected app are boxes. Without a selected app, the alerts of all apps
+ * are boxes if there are at most MAX_BOXES, and otherwise one line each. On the page of an app,
+ * the withheld deletions of other apps follow as one line each.
  */
 export function alertElements(apps, selected, tools) {
   const rows = apps.flatMap((app) => alertsOf(app, tools).map((alert) => ({ app, alert })));
@@ -152,7 +154,7 @@ export function alertElements(apps, selected, tools) {
   return { elements: others.length > 0 ? [...boxes, lines(others)] : boxes, first: (own[0] ?? others[0])?.alert.title ?? null };
 }
 
-/** Returns what the alerts depend on, as text. */
+/** Returns the state of the apps on which the alerts depend, as text. */
 export function alertContent(apps, selected) {
   return JSON.stringify([selected, apps.map((app) => [
     app.app, app.configured, app.condition, app.withheld, app.key_trouble, app.database_trouble, app.refused, app.overdue_since, app.month_peak_groups,

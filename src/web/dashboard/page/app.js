@@ -10,9 +10,9 @@ import { words } from "./words.js";
 
 /** The number of rows that a list shows first, and adds for each click on "Older". */
 const PAGE_SIZE = 15;
-/** The number of groups that a search shows first, and adds for each click on "More". */
-const MATCHES = 20;
-/** The API counts the groups that follow up to this number. */
+/** The number of groups that a search shows first, and adds for each click on "Show more". */
+const MATCHES_PER_PAGE = 20;
+/** The maximum of `more_count` in answers: the API stops counting the remaining groups there. */
 const MAX_COUNTED = 1000;
 const CRAWLS = 24;
 const RANGES = ["crawls", "30", "90", "365"];
@@ -264,7 +264,7 @@ export class AppView {
   }
 
   async search(text) {
-    const path = `${this.base}/groups?limit=${MATCHES}&prefix=${encodeURIComponent(text)}`;
+    const path = `${this.base}/groups?limit=${MATCHES_PER_PAGE}&prefix=${encodeURIComponent(text)}`;
     try {
       const answer = await this.fetchJson(path);
       const { groups } = answer;
@@ -365,10 +365,13 @@ class List {
   }
 }
 
-/** Returns what the missing groups are a part of, and which part of them is withheld. */
+/**
+ * Returns the notes of the missing groups: how many groups are live, and how many of the missing
+ * ones are withheld. If none is withheld, explains why they are missing.
+ */
 function missingNotes(app) {
   if (app.missing_count === 0) return [];
-  return [words.partOfLive(app.live_count), app.held_count > 0 ? h("strong", {}, words.heldPart(app.held_count)) : words.missingMore];
+  return [words.partOfLive(app.live_count), app.held_count > 0 ? h("strong", {}, words.heldPart(app.held_count)) : words.missingNote];
 }
 
 /** Returns how many of the app's groups the last crawl listed. */

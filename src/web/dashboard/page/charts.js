@@ -49,7 +49,7 @@ function label(at, step) {
  * - `points`: the times, in seconds since 1970, ascending.
  * - `series`: an array of { name, color (a CSS variable), values, dash, width }.
  * - `kind`: "lines", or "bars" for positive and negative changes.
- * - `unit`: "days" or "crawls", of which the points are times.
+ * - `unit`: "days" or "crawls". Each point is the time of one day or one crawl.
  * - `formatTime`: formats one of the `points`.
  */
 class Chart {
@@ -204,8 +204,8 @@ function seriesByType(known, rows, keyOf, valueOf, keys) {
 }
 
 /**
- * Returns the series of a total, without those that no key has a value for. The line of TotalCount
- * is dashed, so that the line under it is visible if both are equal.
+ * Returns the series of the listed groups and of TotalCount. Leaves out a series without values.
+ * The line of TotalCount is dashed, so that the line under it is visible if both are equal.
  */
 function totals(listed, counted) {
   return [

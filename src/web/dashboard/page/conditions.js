@@ -1,4 +1,4 @@
-// The severities of the conditions of an app, which the server computes.
+// The severity of an app's condition. The server computes the condition.
 
 /** The severity of each condition, which is a CSS class. Their names are in words.conditions. */
 const SEVERITIES = {

@@ -7,12 +7,11 @@ import { h, setServerTime, updateRelativeTimes } from "./elements.js";
 import { AppList } from "./list.js";
 import { words } from "./words.js";
 
-/**
- * Milliseconds between two polls: while this service crawls, otherwise, and while the page is
- * hidden.
- */
+/** Milliseconds between two polls while this service crawls. */
 const POLL_CRAWLING = 1000;
+/** Milliseconds between two polls while this service does not crawl. */
 const POLL_IDLE = 5000;
+/** Milliseconds between two polls while the page is hidden. */
 const POLL_HIDDEN = 60000;
 
 const page = Object.fromEntries(["skip", "summary", "announcement", "alerts", "main", "foot"].map((id) => [id, document.getElementById(id)]));

@@ -30,7 +30,7 @@ export const signed = (value, sign) => (value === 0 ? "0" : sign + integers.form
 export const difference = (value) => (value === 0 ? "±0" : (value > 0 ? "+" : "−") + integers.format(Math.abs(value)));
 export const percent = (part, entire) => new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 }).format(Math.floor((part / entire) * 100) / 100);
 
-/** How far the server's clock is ahead of the browser's, in milliseconds. */
+/** Milliseconds by which the server's clock is ahead of the browser's. */
 let serverAhead = 0;
 export function setServerTime(date) {
   const server = Date.parse(date ?? "");

@@ -4,8 +4,8 @@ import { isNew, rank, severity } from "./conditions.js";
 import { changesOf, crawlBar, h, number, percent, pill, table, time } from "./elements.js";
 import { words } from "./words.js";
 
-/** The number of apps from which on the list has a filter. */
-const FILTER_FROM = 6;
+/** The minimum number of apps for which the list has a filter. */
+const MIN_FILTERED_APPS = 6;
 const CRAWLS = 24;
 
 const byName = (a, b) => (a.app < b.app ? -1 : a.app > b.app ? 1 : 0);
@@ -67,7 +67,7 @@ export class AppList {
   }
 
   render() {
-    this.controls.hidden = this.apps.length < FILTER_FROM;
+    this.controls.hidden = this.apps.length < MIN_FILTERED_APPS;
     if (this.apps.length === 0) {
       this.replaceChildren(this.box, h("p", { class: "empty" }, words.noApps), h("p", { class: "quiet" }, words.noAppsMore));
       return;
@@ -101,7 +101,7 @@ export class AppList {
     ];
   }
 
-  /** Returns the bar of an app's crawls. It is made again only if there is a new crawl. */
+  /** Returns the bar of an app's crawls. A new bar is created only if there is a new crawl. */
   bar(app) {
     const content = JSON.stringify(app.recent_crawls);
     const known = this.bars.get(app.app);
@@ -137,7 +137,7 @@ export function statePills(app) {
   ];
 }
 
-/** Returns the time of the next crawl. A time in the past is not called the next crawl. */
+/** Returns the time of the next crawl, or since when a crawl that has not started is overdue. */
 export function nextCrawl(app, { prefix = words.retry } = {}) {
   if (!app.next_crawl_at) return "–";
   if (app.overdue_since) return h("span", { class: "late" }, words.overdue, " ", time(app.overdue_since, { live: true }));

@@ -1,5 +1,5 @@
-// The texts of the page in English and in Chinese. 群组 and 群组类型 are terms of the vendor. The Chinese
-// names of the group types are too; they come with the data.
+// The texts of the page in English and in Chinese. 群组 and 群组类型 are the vendor's terms. The
+// Chinese names of the group types are in the data.
 
 export const lang = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
 export const locale = lang === "zh" ? "zh-CN" : navigator.languages.find((one) => one.startsWith("en")) ?? "en-GB";
@@ -26,7 +26,7 @@ const en = {
   liveGroups: "Live groups",
   live: "Live",
   missing: "Missing",
-  missingMore: "not listed by the last complete crawl",
+  missingNote: "not in complete lists, existence not confirmed",
   partOfLive: (live) => `of ${many(live, "live group", "live groups")}`,
   heldPart: (held) => `${n(held)} of them withheld`,
   deleted: "Deleted",
@@ -228,7 +228,7 @@ const zh = {
   liveGroups: "存续群组",
   live: "存续",
   missing: "缺失",
-  missingMore: "最近一次完整抓取未列出",
+  missingNote: "完整列表未列出，且接口未确认其存在",
   partOfLive: (live) => `属于 ${n(live)} 个存续群组`,
   heldPart: (held) => `其中 ${n(held)} 个暂缓删除`,
   deleted: "已删除",

@@ -1,4 +1,4 @@
-//! The first minutes of a new user: the demo, and the queries of README.md on its database.
+//! `demo`, the queries of README.md on its database, and a port that is in use.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The first steps of a new user: `init`, `check`, JSON output, completions and the manual page.
+//! `init`, `check`, JSON output, completions, the manual page, and commands that run as root.
 
 use std::fs::{File, Permissions};
 use std::io::{Read as _, Write as _};
@@ -141,7 +141,7 @@ async fn init_overwrites_no_file_and_writes_no_invalid_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_leaves_a_key_that_is_already_in_its_place() {
+async fn init_keeps_a_key_file_that_is_already_at_its_path() {
     let cli = without_configuration().await;
     std::fs::rename(cli.path("given.key"), cli.path("prod.key")).unwrap();
     let url = cli.api.base_url();
@@ -273,7 +273,7 @@ async fn an_aborted_init_writes_no_files_and_restores_the_terminals_echo() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_failed_line_of_check_says_what_to_do() {
+async fn every_failed_check_names_the_remedy() {
     let cli = CliHarness::new().await;
     let finding = async |what: &str, code: i32| {
         let ended = cli.run(&["check", "--json"]).await;
@@ -416,8 +416,8 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     let usersig = signed["result"]["usersig"].as_str().unwrap();
     assert!(verify(usersig, &SecretKey::new(KEY), 0).is_ok(), "{signed}");
     cli.configure("page_limit = 0\n");
-    let lawless = document(&["crawl"], 78).await;
-    assert!(lawless["error"].as_str().unwrap().contains("apps.prod.page_limit"), "{lawless}");
+    let invalid = document(&["crawl"], 78).await;
+    assert!(invalid["error"].as_str().unwrap().contains("apps.prod.page_limit"), "{invalid}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -504,7 +504,7 @@ async fn as_root_the_program_becomes_the_owner_of_the_database_and_leaves_no_fil
     const NOBODY: u32 = 65534;
     let cli = CliHarness::new().await;
     if !rustix::process::geteuid().is_root() {
-        println!("NOT TESTED: that root becomes the database's owner, because only root can");
+        println!("NOT TESTED: that root becomes the database's owner, because this user is not root");
         return;
     }
     cli.api.create_many("Public", 400);
@@ -535,8 +535,7 @@ async fn as_root_the_program_becomes_the_owner_of_the_database_and_leaves_no_fil
             assert!(!is_of_program || owner == NOBODY, "{command:?}: {} is of {owner}", path.display());
         }
     }
-    // Root could read this key, but the service, which runs as the owner of the database, could
-    // not.
+    // Root can read this key, but the service runs as the owner of the database and cannot.
     std::os::unix::fs::chown(cli.path("app.key"), Some(0), Some(0)).unwrap();
     let refused = cli.run(&["check"]).await;
     assert!(

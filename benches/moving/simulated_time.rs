@@ -20,7 +20,8 @@ const INFO_REQUEST: TimeDelta = TimeDelta::milliseconds(20);
 /// crawls.
 const MINUTE: TimeDelta = TimeDelta::seconds(60);
 
-pub(crate) struct Life {
+/// Advances the clock of an app, and creates and dissolves groups meanwhile.
+pub(crate) struct SimulatedTime {
     scenario: Scenario,
     clock: Clock,
     state: Mutex<State>,
@@ -29,28 +30,30 @@ pub(crate) struct Life {
 struct State {
     due_creations: BTreeMap<&'static str, Due>,
     due_dissolutions: Due,
+    /// The dissolved groups, with the times of their dissolution.
     dissolved: HashMap<String, DateTime<Utc>>,
     /// The number of groups of each type at recent times, the oldest first.
     counts: VecDeque<(DateTime<Utc>, BTreeMap<String, usize>)>,
+    /// Chooses the stale pages of [`Server::StalePages`].
     stale_pages: StdRng,
 }
 
-/// A number of events that are due. Each step of time adds a fraction, and the integer part is
-/// taken.
+/// The number of groups that are due to be created or dissolved. Each step of time adds a fraction.
 #[derive(Default)]
 struct Due(f64);
 
 impl Due {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    /// Adds `more`, and removes and returns the integer part.
     fn take(&mut self, more: f64) -> usize {
         self.0 += more;
-        let whole = self.0.floor();
-        self.0 -= whole;
-        whole as usize
+        let integer = self.0.floor();
+        self.0 -= integer;
+        integer as usize
     }
 }
 
-impl Life {
+impl SimulatedTime {
     pub(crate) fn new(scenario: Scenario, clock: Clock) -> Self {
         let state = State {
             due_creations: BTreeMap::new(),

@@ -1,16 +1,16 @@
-//! `status` reports a missing service, a hanging service, an overdue crawl and an impossible time.
+//! `status` reports a missing service, a hanging service, an overdue crawl and a time in the future.
 
 use std::net::TcpListener;
 
 use harness::cli::CliHarness;
 
 /// Writes a configuration with this address as `metrics.listen`, and an hourly schedule.
-fn listens_at(cli: &CliHarness, address: &str) {
+fn set_metrics_listen(cli: &CliHarness, address: &str) {
     cli.configure("");
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
-    let named = config.replace("[metrics]\nlisten = \"\"", &format!("[metrics]\nlisten = \"{address}\""));
-    assert_ne!(config, named);
-    std::fs::write(cli.path("config.toml"), named).unwrap();
+    let changed = config.replace("[metrics]\nlisten = \"\"", &format!("[metrics]\nlisten = \"{address}\""));
+    assert_ne!(config, changed);
+    std::fs::write(cli.path("config.toml"), changed).unwrap();
 }
 
 async fn execute(cli: &CliHarness, sql: &'static str) {
@@ -22,7 +22,7 @@ async fn execute(cli: &CliHarness, sql: &'static str) {
 }
 
 /// Returns an app that the service has crawled once.
-async fn served_once() -> CliHarness {
+async fn crawled_by_service() -> CliHarness {
     let cli = CliHarness::new().await;
     let service = cli.service().wait_for_log("crawl complete").await;
     assert_eq!(service.stop().await, Some(0));
@@ -30,10 +30,10 @@ async fn served_once() -> CliHarness {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_says_that_no_service_answers() {
-    let cli = served_once().await;
+async fn status_reports_that_no_service_answers() {
+    let cli = crawled_by_service().await;
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    listens_at(&cli, &closed);
+    set_metrics_listen(&cli, &closed);
     let status = cli.run(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
     let expected = format!("daemon: no service on this host answers at {closed} (metrics.listen): ");
@@ -42,18 +42,18 @@ async fn status_says_that_no_service_answers() {
     assert!(json.stderr.contains(&expected) && json.result()[0]["app"] == "prod", "{json:?}");
 
     let socket = cli.path("metrics.sock");
-    listens_at(&cli, "unix:metrics.sock");
+    set_metrics_listen(&cli, "unix:metrics.sock");
     let status = cli.run(&["status"]).await;
     let expected = format!("no service on this host answers at unix:{}", socket.display());
     assert!(status.stdout.contains(&expected), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_says_that_the_service_hangs() {
-    let cli = served_once().await;
+async fn status_reports_that_the_service_hangs() {
+    let cli = crawled_by_service().await;
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    listens_at(&cli, &address);
+    set_metrics_listen(&cli, &address);
     let status = cli.run(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
     let expected =
@@ -62,9 +62,9 @@ async fn status_says_that_the_service_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_asks_the_service_over_its_unix_socket() {
+async fn status_queries_the_service_over_its_unix_socket() {
     let cli = CliHarness::new().await;
-    listens_at(&cli, "unix:metrics.sock");
+    set_metrics_listen(&cli, "unix:metrics.sock");
     let service = cli.service().wait_for_log("crawl complete").await;
     let status = cli.run(&["status"]).await;
     assert!(!status.stdout.contains("daemon:"), "{status:?}");
@@ -73,8 +73,8 @@ async fn status_asks_the_service_over_its_unix_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_says_since_when_a_crawl_is_overdue() {
-    let cli = served_once().await;
+async fn status_reports_since_when_a_crawl_is_overdue() {
+    let cli = crawled_by_service().await;
     let status = cli.run(&["status"]).await;
     assert!(!status.stdout.contains("overdue"), "{status:?}");
     execute(
@@ -97,8 +97,8 @@ async fn status_says_since_when_a_crawl_is_overdue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_in_the_future_is_not_fresh() {
-    let cli = served_once().await;
+async fn a_complete_crawl_in_the_future_does_not_satisfy_max_age() {
+    let cli = crawled_by_service().await;
     assert_eq!(cli.run(&["status", "--max-age", "1h"]).await.code, Some(0));
     execute(&cli, "UPDATE crawl SET started_at = started_at + 7200000, finished_at = finished_at + 7200000")
         .await;
