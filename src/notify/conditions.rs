@@ -160,6 +160,7 @@ impl App<'_> {
         Condition { holds, app, text, ended, command: None, crawl_id: None }
     }
 
+    /// Returns the condition that deletions wait for a decision.
     fn withheld(&self) -> Condition {
         let held = self.overview.map(|overview| overview.held.as_slice()).unwrap_or_default();
         // Groups whose deletion a person undid are held too, but no decision about them is needed.
@@ -234,6 +235,7 @@ impl App<'_> {
         overview.last_complete_crawl.as_ref().and_then(Crawl::finished).max(incomplete)
     }
 
+    /// Returns the condition that no crawl was complete for [`LATE_TICKS`] ticks.
     fn late(&self, key: ConditionKey, timers: &mut DebounceTimers) -> Condition {
         let complete = self.overview.and_then(|overview| overview.last_complete_crawl.as_ref());
         let first = self.overview.and_then(|overview| overview.first_crawl_started_at);
@@ -269,6 +271,7 @@ impl App<'_> {
         }
     }
 
+    /// Returns the condition that the peak of the month is near `group_quota`.
     fn quota(&self) -> Condition {
         let ended = "the peak of the month is below 80 % of group_quota again.";
         let Some(quota) = self.state.group_quota else {

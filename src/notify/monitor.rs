@@ -79,14 +79,14 @@ impl Monitor {
     async fn check(&mut self) {
         let now = self.clock.now();
         let store = self.health.database().borrow().store().cloned();
-        let read = match &store {
-            Some(store) => read(store).await,
+        let state = match &store {
+            Some(store) => read_state(store).await,
             None => Err(self.reason_not_open()),
         };
-        let problem = read.as_ref().err().or(self.write_problem.as_ref()).cloned();
+        let problem = state.as_ref().err().or(self.write_problem.as_ref()).cloned();
         let problem = problem.or_else(|| problem_of_apps(&self.health.apps().borrow()));
         self.check_database(problem.as_deref(), now);
-        let (Some(store), Ok((overviews, notifications))) = (store, read) else { return };
+        let (Some(store), Ok((overviews, notifications))) = (store, state) else { return };
         self.check_apps(&store, &overviews, &notifications, now).await;
     }
 
@@ -140,7 +140,7 @@ impl Monitor {
             self.write_problem = None;
             return;
         }
-        let took_effect = match record(store, &changes).await {
+        let took_effect = match record_changes(store, &changes).await {
             Ok(took_effect) => took_effect,
             Err(problem) => {
                 debug!("cannot record which notifications are sent: {problem}");
@@ -183,7 +183,7 @@ impl Monitor {
 
 /// Reads the state of the apps and the last notifications. The error is a phrase, without a full
 /// stop, for use in a message.
-async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>), String> {
+async fn read_state(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>), String> {
     let reading = async {
         // The notifications are read before the state. In the opposite order, another process could
         // send the end of a condition between the two reads. Then the older state would still show
@@ -197,8 +197,8 @@ async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>),
     }
 }
 
-/// Records changes. The error is a phrase, as in `read`.
-async fn record(store: &Store, changes: &[NotificationChange]) -> Result<Vec<bool>, String> {
+/// Records changes. The error is a phrase, as in `read_state`.
+async fn record_changes(store: &Store, changes: &[NotificationChange]) -> Result<Vec<bool>, String> {
     match timeout(WRITE_TIMEOUT, store.record_notifications(changes)).await {
         Ok(recorded) => recorded.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer to a change within {} s", WRITE_TIMEOUT.as_secs())),

@@ -144,10 +144,12 @@ impl ClaimPlanner<'_> {
         TimeDelta::milliseconds(self.now.timestamp_millis().saturating_sub(millis)).abs()
     }
 
+    /// Returns a claim for the beginning of a condition. `previous` is its row, if it has one.
     fn begin(&self, key: ConditionKey, previous: Option<&NotificationRow>) -> Claim {
         self.claim(key, ConditionState::Begins, self.now.timestamp_millis(), previous)
     }
 
+    /// Returns a claim for the next state of a condition whose beginning was claimed.
     fn follow(&self, key: ConditionKey, row: &NotificationRow, state: ConditionState) -> Claim {
         self.claim(key, state, row.begun_at, Some(row))
     }
