@@ -61,8 +61,8 @@ impl Approve {
             }
             Ok(groups)
         };
-        // Renews the lease meanwhile, because an approval of millions of groups may take longer than
-        // a lease lasts.
+        // Renews the lease meanwhile, because an approval of millions of groups may take longer
+        // than a lease lasts.
         let approved = lease.run_while_held(approving).await.flatten();
         lease.release_unused().await;
         let groups = approved?;

@@ -52,7 +52,7 @@ impl Check {
         };
         let exit = checks::worst(&findings);
         let error = checks::error_of(&findings);
-        self.output.print_outcome((exit, error), &findings, |out| checks::print(out, &findings))
+        self.output.print_with_error_in_text((exit, error), &findings, |out| checks::print(out, &findings))
     }
 
     fn read(&self, setup: &Setup) -> Result<Config, Failure> {

@@ -76,7 +76,8 @@ pub(super) fn of_config(setup: &Setup, config: &Config) -> Result<Finding, Failu
     Ok(Finding::new(Exit::Done, "configuration", text))
 }
 
-/// Checks everything that a crawl needs. Also returns the database, if its tables are up to date.
+/// Checks everything that a crawl needs. Also returns the database, if the lease of an app can be
+/// taken in it.
 pub(super) async fn run_checks(
     setup: &Setup,
     config: &Config,
@@ -123,8 +124,8 @@ pub(super) fn print(out: &mut dyn std::io::Write, findings: &[Finding]) -> std::
     Ok(())
 }
 
-/// Checks the database without creating it, because the service's user could not write a file that
-/// root created.
+/// Checks the database, and returns it if the lease of an app can be taken in it. Does not create
+/// it, because the service's user could not write to a file that root created.
 async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Finding>) -> Option<Store> {
     let (location, warnings) = match location_and_warnings(config) {
         Ok(found) => found,

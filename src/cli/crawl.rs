@@ -80,30 +80,30 @@ impl CrawlArgs {
             clients.into_iter().map(|(app, client)| attempt(setup, &config, app, client, &store)).collect();
         let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };
         if self.dry_run {
-            let outcomes = dry_run_all(attempts, when_busy, lifecycle.stop()).await;
-            let exit = exit_of_all(&outcomes, Exit::of_dry_run);
+            let results = dry_run_all(attempts, when_busy, lifecycle.stop()).await;
+            let exit = exit_of_all(&results, Exit::of_dry_run);
             let is_stopped = lifecycle.stopped_by().is_some();
             let error =
-                error_of_all(&outcomes, is_stopped, Exit::of_dry_run, |dry_run| dry_run.reason.as_ref());
-            return self.output.print_outcome(
+                error_of_all(&results, is_stopped, Exit::of_dry_run, |dry_run| dry_run.reason.as_ref());
+            return self.output.print_with_error_in_text(
                 (exit_unless_stopped(lifecycle, exit), error),
-                dry_runs_as_json(&config, &outcomes),
-                |out| outcomes.iter().try_for_each(|(app, outcome)| print_dry_run(out, app, outcome)),
+                dry_runs_as_json(&config, &results),
+                |out| results.iter().try_for_each(|(app, result)| print_dry_run(out, app, result)),
             );
         }
-        let outcomes = crawl_all(attempts, when_busy, lifecycle.stop()).await;
+        let results = crawl_all(attempts, when_busy, lifecycle.stop()).await;
         if let Some(publication) = publication(&config) {
             tokio::select! {
                 () = publication.publish_if_due(&store, &setup.clock) => {}
                 () = lifecycle.stop().soft().cancelled() => {}
             }
         }
-        let exit = exit_of_all(&outcomes, Exit::of_crawl);
+        let exit = exit_of_all(&results, Exit::of_crawl);
         let is_stopped = lifecycle.stopped_by().is_some();
-        let error = error_of_all(&outcomes, is_stopped, Exit::of_crawl, |report| report.reason.as_ref());
+        let error = error_of_all(&results, is_stopped, Exit::of_crawl, |report| report.reason.as_ref());
         let ended = (exit_unless_stopped(lifecycle, exit), error);
-        self.output.print_outcome(ended, as_json(&config, &outcomes), |out| {
-            outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", summary(app, outcome)))
+        self.output.print_with_error_in_text(ended, crawls_as_json(&config, &results), |out| {
+            results.iter().try_for_each(|(app, result)| writeln!(out, "{}", summary(app, result)))
         })
     }
 }
@@ -145,30 +145,30 @@ fn attempt(
 }
 
 /// The result for one app: a report, or why the app was not crawled.
-pub(super) type Outcome<R> = Result<R, Failure>;
+pub(super) type AppResult<R> = Result<R, Failure>;
 
-pub(super) fn exit_of_all<R>(outcomes: &[(String, Outcome<R>)], exit: impl Fn(&R) -> Exit) -> Exit {
-    let exit = |outcome: &Outcome<R>| outcome.as_ref().map_or_else(|failure| failure.exit, &exit);
-    Exit::worst(outcomes.iter().map(|(_, outcome)| exit(outcome)))
+pub(super) fn exit_of_all<R>(results: &[(String, AppResult<R>)], exit: impl Fn(&R) -> Exit) -> Exit {
+    let exit = |result: &AppResult<R>| result.as_ref().map_or_else(|failure| failure.exit, &exit);
+    Exit::worst(results.iter().map(|(_, result)| exit(result)))
 }
 
 /// Returns why apps were not crawled successfully, in one sentence, or `None` if all were. If a
 /// signal stopped the command (`is_stopped`), a crawl with a reason is not successful even if its
 /// exit code is 0.
 fn error_of_all<'o, R>(
-    outcomes: &'o [(String, Outcome<R>)],
+    results: &'o [(String, AppResult<R>)],
     is_stopped: bool,
     exit: impl Fn(&R) -> Exit,
     reason: impl Fn(&'o R) -> Option<&'o Reason>,
 ) -> Option<String> {
-    let why = |(app, outcome): &'o (String, Outcome<R>)| match outcome {
+    let why = |(app, result): &'o (String, AppResult<R>)| match result {
         Ok(report) if exit(report) == Exit::Done && !(is_stopped && reason(report).is_some()) => None,
         Ok(report) => {
             Some(format!("{app}: {}", reason(report).map_or("no reason was recorded", |reason| &reason.text)))
         }
         Err(failure) => Some(format!("{app}: {}", failure.causes().join(": "))),
     };
-    let failed: Vec<String> = outcomes.iter().filter_map(why).collect();
+    let failed: Vec<String> = results.iter().filter_map(why).collect();
     (!failed.is_empty()).then(|| failed.join("; "))
 }
 
@@ -177,7 +177,7 @@ pub(super) async fn crawl_all(
     attempts: Vec<Attempt>,
     when_busy: WhenBusy,
     stop: &Stop,
-) -> Vec<(String, Outcome<CrawlReport>)> {
+) -> Vec<(String, AppResult<CrawlReport>)> {
     let crawl = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
         let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
         crawler.crawl(request, when_busy, &stop).await
@@ -190,26 +190,26 @@ async fn dry_run_all(
     attempts: Vec<Attempt>,
     when_busy: WhenBusy,
     stop: &Stop,
-) -> Vec<(String, Outcome<DryRun>)> {
+) -> Vec<(String, AppResult<DryRun>)> {
     let dry_run = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
         crawler.dry_run(when_busy, &stop).await
     };
     run_all(attempts, dry_run, stop).await
 }
 
-/// Runs `crawl` for every app that has a crawler, and returns the outcomes in the order of the
+/// Runs `crawl` for every app that has a crawler, and returns the results in the order of the
 /// attempts.
 async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
     attempts: Vec<Attempt>,
     crawl: impl Fn(Arc<Crawler>, CancellationToken) -> F,
     stop: &Stop,
-) -> Vec<(String, Outcome<R>)> {
+) -> Vec<(String, AppResult<R>)> {
     let mut crawls = JoinSet::new();
     let mut indexes = HashMap::new();
     let mut progresses = Vec::new();
-    let mut outcomes: Vec<(String, Option<Outcome<R>>)> = Vec::new();
+    let mut results: Vec<(String, Option<AppResult<R>>)> = Vec::new();
     for (index, Attempt { app, crawler }) in attempts.into_iter().enumerate() {
-        let outcome = match crawler {
+        let result = match crawler {
             Ok(crawler) => {
                 progresses.push((app.clone(), crawler.progress()));
                 let task = crawls.spawn(crawl(crawler, stop.soft().clone()));
@@ -218,16 +218,16 @@ async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + 
             }
             Err(failure) => Some(Err(failure)),
         };
-        outcomes.push((app, outcome));
+        results.push((app, result));
     }
     let all_ended = async {
         while let Some(ended) = crawls.join_next_with_id().await {
-            let (id, outcome) = match ended {
-                Ok((id, outcome)) => (id, outcome.map_err(Failure::from)),
+            let (id, result) = match ended {
+                Ok((id, result)) => (id, result.map_err(Failure::from)),
                 Err(panic) => (panic.id(), Err(Failure::new(Exit::Failed, panic))),
             };
-            if let Some((_, slot)) = indexes.get(&id).and_then(|index| outcomes.get_mut(*index)) {
-                *slot = Some(outcome);
+            if let Some((_, slot)) = indexes.get(&id).and_then(|index| results.get_mut(*index)) {
+                *slot = Some(result);
             }
         }
     };
@@ -235,12 +235,12 @@ async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + 
         () = all_ended => {}
         () = progress::show(progresses) => {}
     }
-    outcomes.into_iter().filter_map(|(app, outcome)| Some((app, outcome?))).collect()
+    results.into_iter().filter_map(|(app, result)| Some((app, result?))).collect()
 }
 
 /// Returns a summary of a crawl, with its reason on a second line if it has one.
-pub(super) fn summary(app: &str, outcome: &Outcome<CrawlReport>) -> String {
-    let report = match outcome {
+pub(super) fn summary(app: &str, result: &AppResult<CrawlReport>) -> String {
+    let report = match result {
         Ok(report) => report,
         Err(failure) => return not_crawled(app, failure),
     };
@@ -291,10 +291,10 @@ fn sdk_app_id(config: &Config, name: &str) -> Option<SdkAppId> {
     config.apps.iter().find(|app| app.name == name).map(|app| app.sdk_app_id)
 }
 
-fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<serde_json::Value> {
-    outcomes
+fn crawls_as_json(config: &Config, results: &[(String, AppResult<CrawlReport>)]) -> Vec<serde_json::Value> {
+    results
         .iter()
-        .map(|(app, outcome)| match outcome {
+        .map(|(app, result)| match result {
             Ok(report) => serde_json::json!({
                 "app": app,
                 "sdk_app_id": sdk_app_id(config, app),
@@ -357,8 +357,8 @@ async fn open_for_dry_run(
 
 /// Prints a line for each group that would change, and then a summary. Groups of a baseline have no
 /// line; the summary counts them.
-fn print_dry_run(out: &mut dyn Write, app: &str, outcome: &Outcome<DryRun>) -> std::io::Result<()> {
-    let dry_run = match outcome {
+fn print_dry_run(out: &mut dyn Write, app: &str, result: &AppResult<DryRun>) -> std::io::Result<()> {
+    let dry_run = match result {
         Ok(dry_run) => dry_run,
         Err(failure) => return writeln!(out, "{}", not_crawled(app, failure)),
     };
@@ -400,7 +400,7 @@ fn print_dry_run(out: &mut dyn Write, app: &str, outcome: &Outcome<DryRun>) -> s
     )
 }
 
-fn dry_runs_as_json(config: &Config, outcomes: &[(String, Outcome<DryRun>)]) -> Vec<serde_json::Value> {
+fn dry_runs_as_json(config: &Config, results: &[(String, AppResult<DryRun>)]) -> Vec<serde_json::Value> {
     let change = |change: &crate::crawl::PlannedChange| {
         serde_json::json!({
             "change": change.kind.as_str(),
@@ -409,9 +409,9 @@ fn dry_runs_as_json(config: &Config, outcomes: &[(String, Outcome<DryRun>)]) -> 
             "group_ids": change.groups.iter().collect::<Vec<_>>(),
         })
     };
-    outcomes
+    results
         .iter()
-        .map(|(app, outcome)| match outcome {
+        .map(|(app, result)| match result {
             Ok(dry_run) => serde_json::json!({
                 "app": app,
                 "sdk_app_id": sdk_app_id(config, app),

@@ -137,11 +137,11 @@ impl Demo {
             change();
             print_line(format_args!("{what}"))?;
             let attempt = Attempt::from(Arc::clone(&crawler));
-            let outcomes = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
-            for (app, outcome) in &outcomes {
-                print_line(format_args!("  {}\n", summary(app, outcome)))?;
+            let results = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
+            for (app, result) in &results {
+                print_line(format_args!("  {}\n", summary(app, result)))?;
             }
-            exits.push(exit_of_all(&outcomes, Exit::of_crawl));
+            exits.push(exit_of_all(&results, Exit::of_crawl));
             if lifecycle.stop().soft().is_cancelled() {
                 return Ok(Exit::worst(exits));
             }
@@ -305,8 +305,8 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
     ))
 }
 
-/// Removes the database of an earlier demo. Fails if the file is anything else, or if a running demo
-/// uses it.
+/// Removes the database of an earlier demo. Fails if the file is anything else, or if a running
+/// demo uses it.
 async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     match Store::remove_file_of(path, APP, HOST).await {
         Ok(true) => Ok(()),
@@ -330,8 +330,8 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Removes the schemas of an earlier demo. Fails if they contain anything else, or if a running demo
-/// uses them.
+/// Removes the schemas of an earlier demo. Fails if they contain anything else, or if a running
+/// demo uses them.
 async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
     let mut checks = 1;
     while store.is_used_by_another_demo(SESSION).await? {

@@ -149,7 +149,7 @@ impl Init {
         let result = serde_json::json!({
             "config_file": written.config_file, "secret_key_file": written.secret_key_file, "findings": findings,
         });
-        self.output.print_outcome((exit, checks::error_of(&findings)), result, |out| {
+        self.output.print_with_error_in_text((exit, checks::error_of(&findings)), result, |out| {
             checks::print(out, &findings)?;
             writeln!(out, "\n{}", next_steps(setup, &written, exit))
         })
@@ -308,8 +308,9 @@ fn ask_key() -> Result<SecretKey, Failure> {
     }
 }
 
-/// Returns the user of the installed service, who is to own the key file. Returns `None` if this is
-/// not the configuration of the service, or if this process is not root and cannot change owners.
+/// Returns the user of the installed service, who becomes the owner of the key file. Returns `None`
+/// if this is not the configuration of the service, or if this process is not root and cannot
+/// change owners.
 fn service_user(location: &NewConfigLocation) -> Option<User> {
     if !location.is_system || !geteuid().is_root() {
         return None;

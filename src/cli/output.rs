@@ -40,12 +40,12 @@ impl Output {
         result: impl Serialize,
         text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Exit, Failure> {
-        self.print_outcome((exit, None), result, text)
+        self.print_with_error_in_text((exit, None), result, text)
     }
 
-    /// Prints a result whose text includes the error. In JSON, the error is a separate field. Returns
-    /// `exit`.
-    pub(super) fn print_outcome(
+    /// Prints a result whose text includes the error. In JSON, the error is a separate field.
+    /// Returns `exit`.
+    pub(super) fn print_with_error_in_text(
         self,
         (exit, error): (Exit, Option<String>),
         result: impl Serialize,
@@ -61,7 +61,7 @@ impl Output {
 
     /// Prints an error to stderr, and a result to stdout. The JSON document contains both. Returns
     /// `exit`.
-    pub(super) fn print_with_error(
+    pub(super) fn print_with_error_on_stderr(
         self,
         (exit, error): (Exit, String),
         result: impl Serialize,

@@ -159,7 +159,8 @@ impl Reloading<'_> {
         }
     }
 
-    /// Lets the store connect to the database again, with the current content of the password file.
+    /// Makes the store open new connections with the current content of the password file. Keeps the
+    /// current connections if the file cannot be read.
     async fn reconnect(&self) {
         if let Err(error) = self.at_start.database.read_password() {
             error!("the database's password cannot be read, so no new connection can be opened: {error}");

@@ -30,7 +30,7 @@ const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
 /// The maximum number of apps that are shown in detail. More apps have a line each, so that they
 /// fit a screen.
 const MAX_IN_DETAIL: usize = 3;
-/// The number of ticks without a complete crawl from which on `--max-age schedule` fails. The alert
+/// `--max-age schedule` fails after this number of ticks without a complete crawl. The alert rule
 /// `TimGroupSyncNoCompleteCrawl` has the same limit.
 const LATE_TICKS: usize = 3;
 
@@ -133,7 +133,7 @@ impl Status {
         let stale = self.max_age.map_or_else(Vec::new, |max_age| stale(&config, &apps, max_age, now));
         if let (Some(max_age), false) = (self.max_age, stale.is_empty()) {
             let error = format!("no complete crawl {}: {}", max_age.describe(), stale.join(", "));
-            return self.output.print_with_error((Exit::Failed, error), &apps, text);
+            return self.output.print_with_error_on_stderr((Exit::Failed, error), &apps, text);
         }
         self.output.print(Exit::Done, &apps, text)
     }

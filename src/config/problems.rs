@@ -110,7 +110,8 @@ impl fmt::Display for ConfigProblems {
 
 impl std::error::Error for ConfigProblems {}
 
-/// Returns whether the name of a key suggests that its value is a secret and not the path of a file.
+/// Returns whether the name of a key suggests that its value is a secret and not the path of a
+/// file.
 pub(super) fn names_secret(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let suspicious = ["secret", "passw", "pwd", "usersig", "token", "credential", "privatekey", "apikey"];
@@ -145,8 +146,8 @@ fn may_be_shown(key: &str, value: &str) -> bool {
         && !may_contain_password(value)
 }
 
-/// Returns the candidate nearest to a misspelt name. Candidates that differ by more than two edits, or
-/// by more than half of their length, are ignored.
+/// Returns the candidate nearest to a misspelt name. Candidates that differ by more than two edits,
+/// or by more than half of their length, are ignored.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     candidates

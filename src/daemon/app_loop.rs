@@ -12,8 +12,8 @@
 //!   one period away. Ticks between the new and the old time are crawled a second time. Their
 //!   `due_at` already exists in the database, so the second crawls are recorded without a `due_at`.
 //!   Then nothing prevents several replicas from crawling the same tick.
-//! - All waits, including the pauses before retries, are alarms at a time of day. So they end at the
-//!   right time even after a suspend or a step of the clock.
+//! - All waits, including the pauses before retries, are alarms at a time of day. So they end at
+//!   the right time even after a suspend or a step of the clock.
 //! - If the database is opened again after its file was moved, deleted or replaced, the loop reads
 //!   when the app was last crawled and catches up, as at its start.
 //! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous
@@ -67,8 +67,8 @@ pub(super) struct AppLoop {
     last_start_known: bool,
     /// All ticks until this time were crawled or skipped.
     handled_until: DateTime<Utc>,
-    /// The newest tick that the database may contain as a `due_at`. A crawl for this tick or an
-    /// older one has no `due_at`.
+    /// The newest tick that the database may contain as a `due_at`. A crawl for this tick, or for
+    /// an older one, is recorded without a `due_at`.
     newest_due_at: Option<DateTime<Utc>>,
     retry: Option<Retry>,
     /// Consecutive failures since the last tick or SIGUSR1.
@@ -173,7 +173,7 @@ impl AppLoop {
                 () = self.stop.soft().cancelled() => None,
                 store = wait_until_open(&mut self.database) => store,
             }?;
-            self.entry.starting();
+            self.entry.set_starting();
             let plan = Arc::clone(&self.plan);
             // Creating a crawler blocks: it reads the key file and the system's certificates.
             let creating = tokio::task::spawn_blocking(move || {
@@ -193,19 +193,19 @@ impl AppLoop {
     }
 
     /// Drops the crawler of the displaced database, and makes a scheduled retry due at once. The
-    /// next crawler waits until a database is open.
+    /// next crawler is created once a database is open.
     fn use_next_database(&mut self) {
         (self.crawler, self.details, self.crawler_outdated) = (None, None, true);
         self.last_start_known = false;
         if let Some(retry) = &mut self.retry {
             retry.time.at = self.clock.now();
         }
-        self.entry.waiting_for_database();
+        self.entry.set_waiting_for_database();
     }
 
     fn on_unreadable_key(&mut self, why: &str, request: Option<CrawlRequest>) {
         let app = self.entry.app();
-        if self.entry.key_unreadable(why, self.crawler.is_some()) {
+        if self.entry.set_key_unreadable(why, self.crawler.is_some()) {
             let effect = if self.crawler.is_some() {
                 "crawls use the previous key and settings"
             } else {
@@ -294,7 +294,7 @@ impl AppLoop {
                     return Some(request);
                 }
             }
-            self.entry.waiting_until(next);
+            self.entry.set_waiting_until(next);
             self.alarm.set(next).await;
             tokio::select! {
                 biased;
@@ -374,7 +374,8 @@ impl AppLoop {
     async fn crawl(&mut self, crawler: &Crawler, request: CrawlRequest) -> ControlFlow<()> {
         let stop = self.stop.clone();
         self.retry = None;
-        self.entry.crawl_started(self.clock.now(), next_crawl(&self.plan.schedule, self.handled_until, None));
+        self.entry
+            .on_crawl_started(self.clock.now(), next_crawl(&self.plan.schedule, self.handled_until, None));
         let mut progress = crawler.progress();
         let mut crawl = pin!(crawler.crawl(request, WhenBusy::Wait, stop.soft()));
         let result = loop {
@@ -384,7 +385,7 @@ impl AppLoop {
                 result = &mut crawl => break result,
                 Ok(()) = progress.changed() => {
                     let progress = progress.borrow_and_update().clone();
-                    self.entry.crawl_progressed(progress);
+                    self.entry.on_crawl_progressed(progress);
                 }
             }
         };
@@ -420,7 +421,7 @@ impl AppLoop {
                 if reason != Some(ReasonCode::Database) {
                     self.on_database_recovered();
                 }
-                self.entry.crawl_ended(report);
+                self.entry.on_crawl_ended(report);
             }
             Err(CrawlError::TickAlreadyCrawled { due_at }) => {
                 debug!(app = self.entry.app(), due_at = %format_time(due_at), "another process has crawled this tick");

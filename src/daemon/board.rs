@@ -145,15 +145,16 @@ impl BoardEntry {
         self.apps.borrow().get(&self.app).is_some_and(|state| state.refused)
     }
 
-    pub(super) fn waiting_for_database(&self) {
+    pub(super) fn set_waiting_for_database(&self) {
         self.update(|state| state.phase = Phase::WaitingForDatabase);
     }
 
-    pub(super) fn starting(&self) {
+    pub(super) fn set_starting(&self) {
         self.update(|state| state.phase = Phase::Starting);
     }
 
-    /// Records that the key was read. This ends a refusal because of an unreadable key.
+    /// Records that the key was read. An app that was refused because of an unreadable key is no
+    /// longer refused.
     pub(super) fn set_key_read(&self, request_interval: Duration) {
         self.update(|state| {
             state.request_interval = request_interval;
@@ -165,7 +166,7 @@ impl BoardEntry {
 
     /// Records why the key is unreadable. Returns true if the reason changed. Without an earlier
     /// key, the app counts as refused.
-    pub(super) fn key_unreadable(&self, why: &str, has_earlier_key: bool) -> bool {
+    pub(super) fn set_key_unreadable(&self, why: &str, has_earlier_key: bool) -> bool {
         let mut changed = false;
         self.update(|state| {
             changed = state.key_problem.as_deref() != Some(why);
@@ -175,21 +176,21 @@ impl BoardEntry {
         changed
     }
 
-    pub(super) fn waiting_until(&self, next: DateTime<Utc>) {
+    pub(super) fn set_waiting_until(&self, next: DateTime<Utc>) {
         self.update(|state| {
             state.phase = Phase::Waiting;
             state.next_at = Some(next);
         });
     }
 
-    pub(super) fn crawl_started(&self, since: DateTime<Utc>, next_at: Option<DateTime<Utc>>) {
+    pub(super) fn on_crawl_started(&self, since: DateTime<Utc>, next_at: Option<DateTime<Utc>>) {
         self.update(|state| {
             state.phase = Phase::Crawling { since, progress: Progress::default() };
             state.next_at = next_at;
         });
     }
 
-    pub(super) fn crawl_progressed(&self, new: Progress) {
+    pub(super) fn on_crawl_progressed(&self, new: Progress) {
         self.apps.send_modify(|apps| {
             let state = apps.get_mut(&self.app);
             let Some(state) = state.filter(|state| state.generation == self.generation) else { return };
@@ -203,7 +204,7 @@ impl BoardEntry {
         });
     }
 
-    pub(super) fn crawl_ended(&self, report: CrawlReport) {
+    pub(super) fn on_crawl_ended(&self, report: CrawlReport) {
         self.update(|state| {
             state.refused = match report.reason.as_ref().map(|reason| reason.code) {
                 Some(ReasonCode::Refused) => true,
@@ -237,8 +238,8 @@ mod tests {
     async fn a_change_of_the_key_problem_is_reported_once_and_reading_the_key_ends_the_refusal() {
         let mut board = StatusBoard::new();
         let entry = board.add("prod", id(), hourly());
-        assert!(entry.key_unreadable("cannot read prod.key", false));
-        assert!(!entry.key_unreadable("cannot read prod.key", false));
+        assert!(entry.set_key_unreadable("cannot read prod.key", false));
+        assert!(!entry.set_key_unreadable("cannot read prod.key", false));
         assert!(entry.is_refused());
         entry.set_key_read(Duration::from_secs(1));
         assert!(!entry.is_refused());
@@ -250,8 +251,8 @@ mod tests {
         let mut board = StatusBoard::new();
         let old = board.add("prod", id(), hourly());
         let new = board.add("prod", id(), hourly());
-        new.waiting_until(DateTime::UNIX_EPOCH);
-        old.crawl_started(DateTime::UNIX_EPOCH, None);
+        new.set_waiting_until(DateTime::UNIX_EPOCH);
+        old.on_crawl_started(DateTime::UNIX_EPOCH, None);
         assert!(matches!(board.subscribe().borrow()["prod"].phase, Phase::Waiting));
     }
 }

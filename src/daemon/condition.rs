@@ -159,7 +159,7 @@ mod tests {
             SdkAppId::new(1_400_000_000).unwrap(),
             Schedule::parse("@hourly", chrono_tz::UTC).unwrap(),
         );
-        entry.waiting_until(at("09:00"));
+        entry.set_waiting_until(at("09:00"));
         entry.update(update);
         board.subscribe().borrow()["prod"].clone()
     }

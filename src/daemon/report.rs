@@ -219,21 +219,21 @@ mod tests {
         let daemon = TestDaemon::with(&["prod", "test"]).await;
         let entries = &daemon.entries;
         assert_eq!(daemon.line(), "starting");
-        entries[0].waiting_until(ten());
-        entries[1].waiting_until(ten() + TimeDelta::minutes(5));
+        entries[0].set_waiting_until(ten());
+        entries[1].set_waiting_until(ten() + TimeDelta::minutes(5));
         assert_eq!(daemon.line(), "idle; next crawl of prod at 2026-11-23T10:00:00Z");
-        entries[0].crawl_started(ten(), None);
-        entries[0].crawl_progressed(listing(340_999, Some(1_290_000)));
+        entries[0].on_crawl_started(ten(), None);
+        entries[0].on_crawl_progressed(listing(340_999, Some(1_290_000)));
         assert_eq!(daemon.line(), "crawling prod: Public 340k of 1.2M");
-        entries[1].crawl_started(ten(), None);
-        entries[1].crawl_progressed(listing(999, None));
+        entries[1].on_crawl_started(ten(), None);
+        entries[1].on_crawl_progressed(listing(999, None));
         assert_eq!(daemon.line(), "crawling prod: Public 340k of 1.2M, crawling test: Public 999");
         let concluding = Step::Concluding { marked: 20_000, to_mark: 90_000 };
-        entries[0].crawl_progressed(Progress { step: concluding, ..Progress::default() });
+        entries[0].on_crawl_progressed(Progress { step: concluding, ..Progress::default() });
         assert!(daemon.line().starts_with("crawling prod: writing the result, 20k of 90k groups marked, "));
-        entries[1].waiting_until(ten());
+        entries[1].set_waiting_until(ten());
         entries[1].update(|state| state.refused = true);
-        entries[0].waiting_until(ten());
+        entries[0].set_waiting_until(ten());
         entries[0].update(|state| state.database_problem = Some("cannot register an app".to_owned()));
         assert_eq!(
             daemon.line(),
@@ -249,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn the_status_line_counts_crawls_and_problems_if_there_are_many() {
         let daemon = TestDaemon::with(&["a", "b", "c", "d", "e"]).await;
-        daemon.entries[..4].iter().for_each(|entry| entry.crawl_started(ten(), None));
+        daemon.entries[..4].iter().for_each(|entry| entry.on_crawl_started(ten(), None));
         assert_eq!(daemon.line(), "crawling 4 of 5 apps");
         daemon.entries.iter().for_each(|entry| entry.update(|state| state.refused = true));
         let end = "app c: the API refuses the credentials; and 2 more problems";
@@ -266,8 +266,8 @@ mod tests {
             runtime.unwrap().block_on(async {
                 let daemon = TestDaemon::with(&["prod"]).await;
                 tokio::time::pause();
-                daemon.entries[0].crawl_started(ten(), None);
-                daemon.entries[0].crawl_progressed(listing(7, None));
+                daemon.entries[0].on_crawl_started(ten(), None);
+                daemon.entries[0].on_crawl_progressed(listing(7, None));
                 let reporting =
                     report(daemon.health.clone(), Systemd::from_environment(), CancellationToken::new());
                 // The socket holds ten messages.

@@ -7,8 +7,8 @@
 //!
 //! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the
 //! rule. The ping of systemd's watchdog is withheld only if a restart may help: the database was
-//! opened, and the loop has not updated the app's state at all. A wait for a lease updates the
-//! state.
+//! opened, and the loop has not even updated the app's state within the limit. A loop that waits
+//! for a lease updates the state.
 
 use std::fmt;
 use std::time::Duration;
@@ -123,24 +123,24 @@ mod tests {
         type Enter = fn(&BoardEntry);
         let states: [(&str, bool, Enter); 8] = [
             ("waiting for the database", false, |_| ()),
-            ("reading its key and the time of its last crawl", true, BoardEntry::starting),
-            ("waiting for the crawl of 1970-01-01T00:00:00Z", true, |entry| entry.waiting_until(EPOCH)),
-            ("starting a crawl", true, |entry| entry.crawl_started(EPOCH, None)),
+            ("reading its key and the time of its last crawl", true, BoardEntry::set_starting),
+            ("waiting for the crawl of 1970-01-01T00:00:00Z", true, |entry| entry.set_waiting_until(EPOCH)),
+            ("starting a crawl", true, |entry| entry.on_crawl_started(EPOCH, None)),
             ("waiting for another process to finish crawling it", true, |entry| {
-                entry.crawl_started(EPOCH, None);
-                entry.crawl_progressed(at(Step::WaitingForLease));
+                entry.on_crawl_started(EPOCH, None);
+                entry.on_crawl_progressed(at(Step::WaitingForLease));
             }),
             ("listing groups", true, |entry| {
-                entry.crawl_started(EPOCH, None);
-                entry.crawl_progressed(at(Step::Listing { group_type: None, listed: 1, total: None }));
+                entry.on_crawl_started(EPOCH, None);
+                entry.on_crawl_progressed(at(Step::Listing { group_type: None, listed: 1, total: None }));
             }),
             ("checking the lists", true, |entry| {
-                entry.crawl_started(EPOCH, None);
-                entry.crawl_progressed(at(Step::Checking));
+                entry.on_crawl_started(EPOCH, None);
+                entry.on_crawl_progressed(at(Step::Checking));
             }),
             ("recording the end of its crawl", true, |entry| {
-                entry.crawl_started(EPOCH, None);
-                entry.crawl_progressed(at(Step::Concluding { marked: 1, to_mark: 2 }));
+                entry.on_crawl_started(EPOCH, None);
+                entry.on_crawl_progressed(at(Step::Concluding { marked: 1, to_mark: 2 }));
             }),
         ];
         for (activity, is_hung, enter) in states {
@@ -155,20 +155,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn progress_restarts_the_time() {
         let (entry, apps) = board();
-        entry.crawl_started(EPOCH, None);
+        entry.on_crawl_started(EPOCH, None);
         for step in [Step::Starting, Step::Checking, Step::Concluding { marked: 1, to_mark: 2 }] {
             tokio::time::advance(LIMIT).await;
             assert_eq!(stall_after(&apps, Duration::ZERO), None);
-            entry.crawl_progressed(at(step));
+            entry.on_crawl_progressed(at(step));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_app_that_keeps_asking_for_its_lease_is_reported_but_not_hung() {
         let (entry, apps) = board();
-        entry.crawl_started(EPOCH, None);
+        entry.on_crawl_started(EPOCH, None);
         for _ in 0..100 {
-            entry.crawl_progressed(at(Step::WaitingForLease));
+            entry.on_crawl_progressed(at(Step::WaitingForLease));
             tokio::time::advance(Duration::from_secs(10)).await;
         }
         let (sentence, is_hung) = stall_after(&apps, Duration::ZERO).unwrap();
@@ -180,7 +180,7 @@ mod tests {
                 false
             )
         );
-        entry.crawl_progressed(at(Step::Starting));
+        entry.on_crawl_progressed(at(Step::Starting));
         assert_eq!(stall_after(&apps, Duration::ZERO), None);
     }
 
@@ -188,7 +188,7 @@ mod tests {
     async fn a_long_request_interval_extends_the_limit() {
         let (entry, apps) = board();
         entry.set_key_read(Duration::from_secs(3600));
-        entry.crawl_started(EPOCH, None);
+        entry.on_crawl_started(EPOCH, None);
         assert_eq!(stall_after(&apps, Duration::from_secs(4500)), None);
         assert!(stall_after(&apps, Duration::from_secs(4501)).is_some());
     }

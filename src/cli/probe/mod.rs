@@ -1,6 +1,6 @@
 //! `check --probe`: tests undocumented behaviour of the real API with read-only requests. List
-//! requests are sent under the app's lease and at its rate. The printed table contains no ids, names
-//! or secrets, so that it can be published.
+//! requests are sent under the app's lease and at its rate. The printed table contains no ids,
+//! names or secrets, so that it can be published.
 
 mod questions;
 #[cfg(test)]
@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::questions::{Outcome, Row};
+use self::questions::{ProbeResult, Row};
 use super::checks::{self, Finding, RETRY_FOR, WAIT_FOR_LEASE};
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
@@ -160,7 +160,7 @@ impl AnswerStatistics {
 }
 
 /// A group type with its first page, or the reason why there is none.
-type FirstPage = (GroupType, Outcome<Listed>);
+type FirstPage = (GroupType, ProbeResult<Listed>);
 
 impl<'a> Prober<'a> {
     fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
@@ -215,7 +215,8 @@ impl<'a> Prober<'a> {
     }
 
     async fn ask_about_listed_groups(&mut self, by_type: &[FirstPage]) -> Vec<Row> {
-        let listed = |page: &Outcome<Listed>| page.as_ref().ok().and_then(|page| page.ids.first().cloned());
+        let listed =
+            |page: &ProbeResult<Listed>| page.as_ref().ok().and_then(|page| page.ids.first().cloned());
         let ids: Vec<String> = by_type.iter().filter_map(|(_, page)| listed(page)).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let Some(first) = ids.first() else {
@@ -227,7 +228,7 @@ impl<'a> Prober<'a> {
             return rows;
         };
         let answer = self.group_info(&ids).await;
-        let entries: Outcome<Vec<Entry>> = questions::entries(&answer);
+        let entries: ProbeResult<Vec<Entry>> = questions::entries(&answer);
         let mut rows: Vec<Row> = by_type
             .iter()
             .map(|(group_type, page)| questions::listed_group(group_type, page, &entries))
@@ -239,7 +240,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Requests the longest first page again, and compares the order of its ids.
-    async fn compare_order(&mut self, unfiltered: &Outcome<Listed>, by_type: &[FirstPage]) -> Row {
+    async fn compare_order(&mut self, unfiltered: &ProbeResult<Listed>, by_type: &[FirstPage]) -> Row {
         let longest = first_pages(unfiltered, by_type).max_by_key(|(_, page)| page.ids.len());
         match longest {
             Some((group_type, first)) if first.ids.len() > 1 => {
@@ -253,7 +254,7 @@ impl<'a> Prober<'a> {
     /// Uses the `Next` of a first page twice, with a pause of `wait` in between.
     async fn reuse_cursor(
         &mut self,
-        unfiltered: &Outcome<Listed>,
+        unfiltered: &ProbeResult<Listed>,
         by_type: &[FirstPage],
         wait: Duration,
     ) -> Row {
@@ -277,7 +278,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Requests one page.
-    async fn list(&mut self, group_type: Option<&str>, next: u64) -> Outcome<Listed> {
+    async fn list(&mut self, group_type: Option<&str>, next: u64) -> ProbeResult<Listed> {
         let request = ListRequest { limit: LIMIT, next, group_type: group_type.map(str::to_owned) };
         let client = self.client;
         let send = || client.list_raw(&request);
@@ -293,7 +294,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Requests the types of single groups.
-    async fn group_info(&mut self, ids: &[&str]) -> Outcome<RawAnswer> {
+    async fn group_info(&mut self, ids: &[&str]) -> ProbeResult<RawAnswer> {
         let client = self.client;
         let send = || client.group_info_raw(ids);
         let answer = self.retries.request(
@@ -337,7 +338,7 @@ fn page_of<'a>(by_type: &'a [FirstPage], name: &str) -> Option<&'a Listed> {
 
 /// Returns the first pages that were listed, those of single types first.
 fn first_pages<'a>(
-    unfiltered: &'a Outcome<Listed>,
+    unfiltered: &'a ProbeResult<Listed>,
     by_type: &'a [FirstPage],
 ) -> impl Iterator<Item = (Option<&'a str>, &'a Listed)> {
     let of_types = by_type

@@ -16,7 +16,7 @@ pub(super) const NEXT: &str = "is a Next accepted again later?";
 pub(super) const TOP_LEVEL_LISTED: &str = "top level of get_group_info, listed groups";
 
 /// A result, or the reason why there is none. The reason contains no confidential data.
-pub(super) type Outcome<T> = Result<T, String>;
+pub(super) type ProbeResult<T> = Result<T, String>;
 
 /// A question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -64,7 +64,7 @@ fn refused(code: i64) -> String {
 }
 
 /// Returns the page of an answer.
-pub(super) fn page(answer: &RawAnswer) -> Outcome<Listed> {
+pub(super) fn page(answer: &RawAnswer) -> ProbeResult<Listed> {
     match answer.code() {
         Some(0) => Ok(answer.listed()),
         Some(code) => Err(refused(code)),
@@ -73,7 +73,7 @@ pub(super) fn page(answer: &RawAnswer) -> Outcome<Listed> {
 }
 
 /// Returns the entries of an answer.
-pub(super) fn entries(answer: &Outcome<RawAnswer>) -> Outcome<Vec<Entry>> {
+pub(super) fn entries(answer: &ProbeResult<RawAnswer>) -> ProbeResult<Vec<Entry>> {
     let answer = answer.as_ref().map_err(Clone::clone)?;
     answer.group_entries().ok_or_else(|| match answer.code() {
         Some(code) => format!("no GroupInfo; top-level code {code}"),
@@ -82,7 +82,7 @@ pub(super) fn entries(answer: &Outcome<RawAnswer>) -> Outcome<Vec<Entry>> {
 }
 
 /// Evaluates which code `get_group_info` returns for an id that no group has.
-pub(super) fn unknown_id(form: UnknownId, id: &str, answer: &Outcome<RawAnswer>) -> Row {
+pub(super) fn unknown_id(form: UnknownId, id: &str, answer: &ProbeResult<RawAnswer>) -> Row {
     let (what, documented) = match form {
         UnknownId::Default => ("unknown id, default form", UNKNOWN),
         UnknownId::Community => ("unknown id, Community form", UNKNOWN),
@@ -119,7 +119,11 @@ fn code_of(entry: &Entry) -> String {
 
 /// Evaluates whether `get_group_info` reports the first listed group of a type as existing, with
 /// this type.
-pub(super) fn listed_group(of: &GroupType, page: &Outcome<Listed>, entries: &Outcome<Vec<Entry>>) -> Row {
+pub(super) fn listed_group(
+    of: &GroupType,
+    page: &ProbeResult<Listed>,
+    entries: &ProbeResult<Vec<Entry>>,
+) -> Row {
     let question = format!("get_group_info: a listed group of type {of}");
     let page = match page {
         Ok(page) => page,
@@ -150,7 +154,7 @@ pub(super) fn listed_group(of: &GroupType, page: &Outcome<Listed>, entries: &Out
 }
 
 /// Evaluates whether the top-level code and `ActionStatus` agree with the codes of the entries.
-pub(super) fn top_level(what: &str, answer: &Outcome<RawAnswer>) -> Row {
+pub(super) fn top_level(what: &str, answer: &ProbeResult<RawAnswer>) -> Row {
     let question = format!("top level of get_group_info, {what}");
     let answer = match answer {
         Ok(answer) => answer,
@@ -179,7 +183,7 @@ pub(super) fn top_level(what: &str, answer: &Outcome<RawAnswer>) -> Row {
 const TOP_LEVEL: &str = "documented: it has no meaning here";
 
 /// Evaluates whether `GroupType` filters the list.
-pub(super) fn filter(unfiltered: &Outcome<Listed>, by_type: &[(GroupType, Outcome<Listed>)]) -> Row {
+pub(super) fn filter(unfiltered: &ProbeResult<Listed>, by_type: &[(GroupType, ProbeResult<Listed>)]) -> Row {
     let question = "is the GroupType filter honoured?";
     let listed: Vec<(&GroupType, &Listed)> = by_type
         .iter()
@@ -211,7 +215,7 @@ pub(super) fn filter(unfiltered: &Outcome<Listed>, by_type: &[(GroupType, Outcom
 }
 
 /// Formats the TotalCounts of the app and of each type.
-fn counts(total: Option<u64>, by_type: &[(GroupType, Outcome<Listed>)]) -> String {
+fn counts(total: Option<u64>, by_type: &[(GroupType, ProbeResult<Listed>)]) -> String {
     let shown = |total: Option<u64>| total.map_or_else(|| "none".to_owned(), number);
     let mut text = format!("TotalCount: app {}", shown(total));
     for (of, page) in by_type {
@@ -229,9 +233,9 @@ const REST_NAMES: &str = "documented: REST names only";
 /// Evaluates whether the SDK name of a type is accepted as a filter, with the same result as the
 /// REST name.
 pub(super) fn alias(
-    (alias, aliased): (&str, &Outcome<Listed>),
+    (alias, aliased): (&str, &ProbeResult<Listed>),
     (name, named): (&str, Option<&Listed>),
-    unfiltered: &Outcome<Listed>,
+    unfiltered: &ProbeResult<Listed>,
 ) -> Row {
     let question = format!("is {alias} accepted as a filter for {name}?");
     let aliased = match aliased {
@@ -263,7 +267,7 @@ fn same_page(one: &Listed, other: &Listed) -> bool {
 }
 
 /// Evaluates whether a first page has the same ids in the same order when it is requested again.
-pub(super) fn order(first: &Listed, second: &Outcome<Listed>) -> Row {
+pub(super) fn order(first: &Listed, second: &ProbeResult<Listed>) -> Row {
     match second {
         Ok(second) => Row::new(ORDER, compared(first, second), ORDER_DETAIL),
         Err(why) => Row::not_answered(ORDER, why),
@@ -273,7 +277,7 @@ pub(super) fn order(first: &Listed, second: &Outcome<Listed>) -> Row {
 const ORDER_DETAIL: &str = "not documented; groups may have been created or dissolved in between";
 
 /// Evaluates whether a `Next` can be used again some time later.
-pub(super) fn next_again(first: &Outcome<Listed>, second: &Outcome<Listed>, waited: &str) -> Row {
+pub(super) fn next_again(first: &ProbeResult<Listed>, second: &ProbeResult<Listed>, waited: &str) -> Row {
     match (first, second) {
         (Err(why), _) => Row::new(NEXT, "not accepted even at once", why.as_str()),
         (Ok(_), Err(why)) => Row::new(NEXT, format!("no, {waited} later: {why}"), "not documented"),

@@ -9,16 +9,16 @@ fn info(body: Value) -> RawAnswer {
     RawAnswer { call: Call::Info, status: 200, date: None, body }
 }
 
-fn list(body: Value) -> Outcome<Listed> {
+fn list(body: Value) -> ProbeResult<Listed> {
     page(&RawAnswer { call: Call::List, status: 200, date: None, body })
 }
 
 /// Returns the only page of a list of these groups.
-fn listing(ids: &[&str]) -> Outcome<Listed> {
+fn listing(ids: &[&str]) -> ProbeResult<Listed> {
     listing_of(ids.len(), ids)
 }
 
-fn listing_of(total: usize, ids: &[&str]) -> Outcome<Listed> {
+fn listing_of(total: usize, ids: &[&str]) -> ProbeResult<Listed> {
     let entries: Vec<Value> = ids.iter().map(|id| json!({ "GroupId": id })).collect();
     list(
         json!({ "ActionStatus": "OK", "ErrorCode": 0, "TotalCount": total, "GroupIdList": entries, "Next": 0 }),
@@ -123,7 +123,7 @@ fn the_top_level_agrees_if_it_is_ok_exactly_when_all_entries_are() {
 
 #[test]
 fn a_filter_is_honoured_if_types_have_no_group_in_common() {
-    let answer_to = |unfiltered: &Outcome<Listed>, pages: &[(&str, Outcome<Listed>)]| {
+    let answer_to = |unfiltered: &ProbeResult<Listed>, pages: &[(&str, ProbeResult<Listed>)]| {
         let pages: Vec<_> = pages.iter().map(|(name, page)| (of(name), page.clone())).collect();
         answer(&filter(unfiltered, &pages))
     };
@@ -151,7 +151,7 @@ fn a_filter_is_honoured_if_types_have_no_group_in_common() {
 
 #[test]
 fn an_alias_is_compared_with_the_name_of_the_rest_api() {
-    let answer_to = |aliased: &Outcome<Listed>, named: &Outcome<Listed>| {
+    let answer_to = |aliased: &ProbeResult<Listed>, named: &ProbeResult<Listed>| {
         let unfiltered = listing(&["a", "b", "c"]);
         answer(&alias(("Work", aliased), ("Private", named.as_ref().ok()), &unfiltered))
     };
@@ -179,10 +179,10 @@ fn order_and_cursors_are_evaluated_by_comparing_ids() {
     assert_eq!(order(&["a", "b", "c"]), "the same 3 groups in the same order");
     assert_eq!(order(&["b", "a", "c"]), "the same 3 groups in another order");
     assert_eq!(order(&["a", "d"]), "3 groups and 2 groups, 1 in common");
-    let again = |second: Outcome<Listed>| answer(&next_again(&Ok(first.clone()), &second, "1m"));
+    let again = |second: ProbeResult<Listed>| answer(&next_again(&Ok(first.clone()), &second, "1m"));
     assert_eq!(again(listing(&["a", "b", "c"])), "yes, 1m later: the same 3 groups in the same order");
     assert_eq!(again(Err("refused with code 10004".to_owned())), "no, 1m later: refused with code 10004");
-    let refused: Outcome<Listed> = Err("refused with code 10004".to_owned());
+    let refused: ProbeResult<Listed> = Err("refused with code 10004".to_owned());
     assert_eq!(answer(&next_again(&refused, &refused, "1m")), "not accepted even at once");
 }
 

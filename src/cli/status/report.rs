@@ -1,4 +1,4 @@
-//! What `status` knows about an app.
+//! The data that `status` shows of an app.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;

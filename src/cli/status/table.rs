@@ -46,7 +46,7 @@ fn shortened(name: &str) -> String {
     name.chars().take(NAME_WIDTH - 1).chain(['…']).collect()
 }
 
-/// What a person has to know first about an app.
+/// The most important fact about an app, and whether a person has to act.
 struct State {
     text: String,
     needs_attention: bool,

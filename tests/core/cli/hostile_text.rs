@@ -1,6 +1,6 @@
-//! Unsafe characters in group ids, reasons, host names and errors. They break lines, move the cursor
-//! of a terminal, reverse the direction of text or are invisible. Every command and log line escapes
-//! them, and JSON values stay the same.
+//! Unsafe characters in group ids, reasons, host names and errors. They break lines, move the
+//! cursor of a terminal, reverse the direction of text or are invisible. Every command and log line
+//! escapes them, and JSON values stay the same.
 
 use std::process::Stdio;
 use std::time::Duration;

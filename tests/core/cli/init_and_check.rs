@@ -42,7 +42,8 @@ async fn init_writes_a_configuration_and_a_key_that_check_and_crawl_accept() {
     assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     assert!(!config.contains(KEY) && config.lines().count() < 25, "{config}");
-    // The configuration keeps the usual interval between requests, which the API here does not need.
+    // The configuration keeps the usual interval between requests, which the API here does not
+    // need.
     let config = config.replace("[apps.prod]\n", "[apps.prod]\nrequest_interval = \"0s\"\n");
     assert!(config.contains("request_interval"), "{config}");
     std::fs::write(cli.path("config.toml"), config).unwrap();

@@ -1,4 +1,5 @@
-//! `status` reports a missing service, a hanging service, an overdue crawl and a time in the future.
+//! `status` reports a missing service, a hanging service, an overdue crawl and a time in the
+//! future.
 
 use std::net::TcpListener;
 
