@@ -465,11 +465,11 @@ mod tests {
             target("of-another-type", PRIVATE, 0),
         ];
         let batches = batches(targets, 100);
-        let of = |type_id, form, ids: &[&'static str]| LookupBatch { type_id, form, ids: ids.to_vec() };
+        let batch = |type_id, form, ids: &[&'static str]| LookupBatch { type_id, form, ids: ids.to_vec() };
         let expected = [
-            of(PUBLIC, IdForm::Custom, &["never", "looked-up-long-ago", "looked-up-recently"]),
-            of(PUBLIC, IdForm::Default, &["@TGS#a"]),
-            of(PRIVATE, IdForm::Custom, &["of-another-type"]),
+            batch(PUBLIC, IdForm::Custom, &["never", "looked-up-long-ago", "looked-up-recently"]),
+            batch(PUBLIC, IdForm::Default, &["@TGS#a"]),
+            batch(PRIVATE, IdForm::Custom, &["of-another-type"]),
         ];
         assert_eq!(batches, expected);
     }

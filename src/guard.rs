@@ -132,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_type_with_a_limit_of_its_own_does_not_count_towards_the_limit_of_the_app() {
+    fn a_type_with_its_own_limit_does_not_count_towards_the_limit_of_the_app() {
         assert_eq!(withheld(&[(ROOMS, counts(5000, 0, 5000)), (PUBLIC, counts(1000, 0, 10))]), []);
         assert_eq!(withheld(&[(ROOMS, counts(5000, 0, 5000)), (PUBLIC, counts(1000, 0, 500))]), [PUBLIC]);
     }
 
     #[test]
-    fn if_the_app_exceeds_its_limit_the_deletions_of_all_types_without_an_own_limit_are_withheld() {
+    fn if_the_app_exceeds_its_limit_all_types_without_their_own_limit_are_withheld() {
         let small = TypeId(2);
         let shrinking = [(PUBLIC, counts(1000, 0, 900)), (small, counts(60, 0, 60))];
         assert_eq!(withheld(&shrinking), [PUBLIC, small]);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counts_of_the_app_are_the_sum_of_the_types_without_an_own_limit() {
+    fn the_counts_of_the_app_are_the_sum_of_the_types_without_their_own_limit() {
         let losing = [(PUBLIC, counts(60, 5, 60)), (TypeId(2), counts(70, 1, 60)), (ROOMS, counts(9, 0, 9))];
         let withholding = decide_withholding(&policy(), &max_fractions(), &BTreeMap::from(losing)).unwrap();
         assert_eq!(withholding.exceeded, [(None, counts(130, 6, 120))]);

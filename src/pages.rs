@@ -46,8 +46,8 @@ impl EndOfList {
 pub enum PagesError {
     #[error(transparent)]
     Api(#[from] ApiError),
-    #[error("the list does not end: {what}; crawl again, and report the problem if it persists")]
-    Endless { what: String },
+    #[error("the list does not end: {reason}; crawl again, and report the problem if it persists")]
+    Endless { reason: String },
 }
 
 impl PagesError {
@@ -328,8 +328,11 @@ pub struct Paginator {
     group_type: Option<GroupType>,
     limit: u32,
     next: u64,
+    /// Every `Next` so far, to detect a repeated one.
     cursors: HashSet<u64>,
+    /// The number of pages fetched so far.
     fetched: u32,
+    /// The number of consecutive pages without ids.
     consecutive_empty: u32,
     counts: Counts,
     /// The number of ids listed so far, including repeated and unusable ones.
@@ -403,7 +406,7 @@ impl Paginator {
 
     /// Returns an error if the list exceeds a limit or repeats a cursor.
     fn check_bounds(&mut self, page: &Page) -> Result<(), PagesError> {
-        let endless = |what| Err(PagesError::Endless { what });
+        let endless = |reason| Err(PagesError::Endless { reason });
         if let Some(groups) = self.counts.highest.max(self.known_groups) {
             let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(EXTRA_ENTRIES);
             if self.entries > most {

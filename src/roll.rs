@@ -302,13 +302,13 @@ impl std::fmt::Debug for Roll {
 }
 
 impl Roll {
-    /// Marks the ids of a page as listed, and calls `on_match` for each id in order. `of` is the
-    /// type of the pass, [`TypeId::UNKNOWN`] for the unfiltered pass. After a page of one pass, no
-    /// page of an earlier pass may follow.
+    /// Marks the ids of a page as listed, and calls `on_match` for each id in order. `pass_type`
+    /// is [`TypeId::UNKNOWN`] for the unfiltered pass. The caller finishes one pass before it begins
+    /// the next.
     pub fn list(
         &mut self,
         pass: PassNo,
-        of: TypeId,
+        pass_type: TypeId,
         ids: &GroupIds,
         mut on_match: impl FnMut(&str, RollMatch),
     ) {
@@ -322,18 +322,18 @@ impl Roll {
         let ids: Vec<&str> = ids.iter().collect();
         for ids in ids.chunks(LOOKUP_BATCH) {
             let entries: Vec<Entry> = ids.iter().map(|id| entry_of(&self.key, id)).collect();
-            let slots: Vec<Option<usize>> = match self.known.get(&of) {
+            let slots: Vec<Option<usize>> = match self.known.get(&pass_type) {
                 Some(table) => entries.iter().map(|entry| table.find(*entry)).collect(),
                 None => vec![None; entries.len()],
             };
             for ((id, entry), slot) in ids.iter().zip(entries).zip(slots) {
-                on_match(id, self.list_one(of, entry, slot));
+                on_match(id, self.list_one(pass_type, entry, slot));
             }
         }
     }
 
-    fn list_one(&mut self, of: TypeId, entry: Entry, slot: Option<usize>) -> RollMatch {
-        let Some((stored_type, found)) = self.find(of, entry, slot) else {
+    fn list_one(&mut self, pass_type: TypeId, entry: Entry, slot: Option<usize>) -> RollMatch {
+        let Some((stored_type, found)) = self.find(pass_type, entry, slot) else {
             let mut entry = entry;
             entry.set_listed();
             self.new.insert(entry);
@@ -439,9 +439,9 @@ mod tests {
     }
 
     impl Roll {
-        fn list_id(&mut self, pass: PassNo, of: TypeId, id: &str) -> RollMatch {
+        fn list_id(&mut self, pass: PassNo, pass_type: TypeId, id: &str) -> RollMatch {
             let mut matches = None;
-            self.list(pass, of, &[id].into_iter().collect(), |_, matched| matches = Some(matched));
+            self.list(pass, pass_type, &[id].into_iter().collect(), |_, matched| matches = Some(matched));
             matches.unwrap()
         }
     }

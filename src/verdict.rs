@@ -271,15 +271,15 @@ pub fn is_nearly_complete(counts: &Counts, distinct: u64) -> bool {
     clippy::cast_sign_loss,
     reason = "counts are far below 2^52, and the fraction is between 0 and 1"
 )]
-fn share(fraction: f64, of: u64) -> u64 {
-    (fraction * of as f64).floor() as u64
+fn share(fraction: f64, count: u64) -> u64 {
+    (fraction * count as f64).floor() as u64
 }
 
 /// Returns the smallest `deletion.max_shortfall`, to four digits, that accepts this many missing
 /// ids.
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn setting_that_accepts(missing: u64, of: u64) -> f64 {
-    let exact = missing as f64 / of.max(1) as f64;
+fn setting_that_accepts(missing: u64, total_count: u64) -> f64 {
+    let exact = missing as f64 / total_count.max(1) as f64;
     ((exact * 10_000.0).ceil() / 10_000.0).min(1.0)
 }
 
@@ -289,12 +289,12 @@ pub(crate) mod tests {
 
     /// Returns a pass of one type that listed `distinct` ids on pages with these `TotalCount`s.
     pub(crate) fn pass(type_id: i64, counts: &[u64], distinct: u64) -> FinishedPass {
-        let mut stated = Counts::default();
-        counts.iter().for_each(|count| stated.add(Some(*count)));
+        let mut total_counts = Counts::default();
+        counts.iter().for_each(|count| total_counts.add(Some(*count)));
         FinishedPass {
             type_id: TypeId(type_id),
             end: EndOfList::for_test(),
-            counts: stated,
+            counts: total_counts,
             distinct,
             repeats: 0,
             first_listed: 0,
@@ -443,9 +443,9 @@ pub(crate) mod tests {
     #[test]
     fn a_short_pass_weakens_the_proofs_of_exact_passes() {
         assert!(proves_by_one_absence(with_totals(5, 5, vec![pass(1, &[5], 5)])));
-        let beside = judge(with_totals(6, 6, vec![pass(1, &[5], 5), pass(2, &[9], 1)]));
-        assert_eq!(beside.passes[0].verdict, Verdict::Exact);
-        assert!(!beside.passes[0].proof.unwrap().by_one_absence());
+        let judgement = judge(with_totals(6, 6, vec![pass(1, &[5], 5), pass(2, &[9], 1)]));
+        assert_eq!(judgement.passes[0].verdict, Verdict::Exact);
+        assert!(!judgement.passes[0].proof.unwrap().by_one_absence());
     }
 
     #[test]

@@ -114,8 +114,8 @@ fn describe(progress: &Progress) -> String {
         Step::Listing { group_type: Some(group_type), .. } => format!("listing {group_type}"),
         Step::Listing { group_type: None, .. } => "listing all types".to_owned(),
         Step::Checking => "checking the lists".to_owned(),
-        Step::LookingUp { looked_up, of } => {
-            format!("asking about {}, {} done", text::count(*of, "group"), HumanCount(*looked_up))
+        Step::LookingUp { looked_up, total } => {
+            format!("asking about {}, {} done", text::count(*total, "group"), HumanCount(*looked_up))
         }
         Step::Concluding { to_mark: 0, .. } => "writing the result".to_owned(),
         Step::Concluding { marked, to_mark } => {

@@ -155,8 +155,8 @@ fn apply_guard(
     }
     let of_types = roll.types().chain(losses.keys().copied()).chain(gained.keys().copied());
     let live_counts = |type_id: TypeId| {
-        let of = |counts: &BTreeMap<TypeId, u64>| counts.get(&type_id).copied().unwrap_or(0);
-        LiveCounts::of(roll.live_before(type_id), of(&gained), of(&losses))
+        let count = |counts: &BTreeMap<TypeId, u64>| counts.get(&type_id).copied().unwrap_or(0);
+        LiveCounts::of(roll.live_before(type_id), count(&gained), count(&losses))
     };
     let counts = of_types.map(|type_id| (type_id, live_counts(type_id))).collect();
     let withholding = decide_withholding(policy, &max_fractions(context), &counts)?;

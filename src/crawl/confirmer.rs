@@ -31,7 +31,8 @@ const MAX_DETAILS: usize = 10_000;
 const MAX_IN_FLIGHT: usize = 4;
 /// The time that the retries of all lookups of a crawl may take in total.
 const RETRY_BUDGET: Duration = Duration::from_secs(30);
-/// The maximum number of listed controls that are tried for one batch: one and two replacements.
+/// The maximum number of listed controls that are tried for one batch: the first one and two
+/// replacements.
 const MAX_LISTED_CONTROLS: usize = 3;
 /// The number of consecutive invalid batches after which a crawl ends its lookups.
 const MAX_INVALID_BATCHES: u32 = 3;
@@ -68,7 +69,8 @@ impl BatchOutcome {
     }
 }
 
-/// Returns true if the API would reject the same request again. Throttled requests are no rejections.
+/// Returns true if the API would reject the same request again. Throttled requests are no
+/// rejections.
 fn is_rejection(error: &ApiError) -> bool {
     error.code().is_some()
         && error.disposition() != Disposition::Retry
@@ -171,7 +173,7 @@ impl<'a> Confirmer<'a> {
         batches: &[LookupBatch<'_>],
         results: &mut HashMap<String, LookupResult>,
     ) -> LookupState {
-        let of = batches.iter().map(|batch| batch.ids.len() as u64).sum();
+        let total = batches.iter().map(|batch| batch.ids.len() as u64).sum();
         let mut state = LookupState { invalid_streak: self.invalid_streak, ..LookupState::default() };
         let (mut looked_up, mut waiting) = (0, batches.iter());
         let mut in_flight = FuturesOrdered::new();
@@ -184,7 +186,7 @@ impl<'a> Confirmer<'a> {
             looked_up += batch.ids.len() as u64;
             self.context.progress.send_modify(|progress| {
                 progress.requests = self.caller.requests();
-                progress.step = Step::LookingUp { looked_up, of };
+                progress.step = Step::LookingUp { looked_up, total };
             });
             state.add(batch, outcome, results);
             if state.is_stopped || state.refused.is_some() {
@@ -195,7 +197,8 @@ impl<'a> Confirmer<'a> {
 
     /// Looks up one batch. If the API rejects the entire request, a single group may be the cause.
     /// Then the batch is bisected: the groups of each accepted half get their answers, and the
-    /// groups that remain in the rejected part get [`Answer::Unusable`].
+    /// groups that remain in the rejected part get [`Answer::Unusable`]. If both halves are rejected,
+    /// the bisection ends.
     async fn look_up_batch(&self, batch: &LookupBatch<'_>) -> BatchOutcome {
         let outcome = self.request_batch(batch).await;
         if !outcome.is_rejected() {
@@ -218,8 +221,8 @@ impl<'a> Confirmer<'a> {
                     other => return other,
                 }
             }
-            let ([half], []) = rejected_halves.split_at(rejected_halves.len().min(1)) else { break };
-            rejected = half.clone();
+            let Ok([half]) = <[_; 1]>::try_from(rejected_halves) else { break };
+            rejected = half;
         }
         if answers.iter().all(Option::is_none) {
             return outcome;

@@ -48,19 +48,19 @@ pub struct Crawler {
     /// The types that the API rejected in the previous crawl.
     rejected_types: Mutex<BTreeSet<GroupType>>,
     /// Whether the clock skew exceeded [`CLOCK_SKEW_WARNING`] in the previous crawl.
-    clock_differs: AtomicBool,
+    skew_exceeded_warning: AtomicBool,
     observer: Option<Arc<dyn Observer>>,
 }
 
 /// A crawl whose end is recorded.
-struct Recorded {
+struct RecordedCrawl {
     app: AppId,
     report: CrawlReport,
     /// The details of groups that the crawl looked up.
     details: LookedUpDetails,
 }
 
-impl Recorded {
+impl RecordedCrawl {
     fn reached_its_end(&self) -> bool {
         matches!(self.report.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
     }
@@ -91,7 +91,7 @@ impl Crawler {
             pacer,
             progress,
             rejected_types: Mutex::default(),
-            clock_differs: AtomicBool::new(false),
+            skew_exceeded_warning: AtomicBool::new(false),
             observer: None,
         }
     }
@@ -148,7 +148,7 @@ impl Crawler {
         stop: &CancellationToken,
     ) -> Result<CrawlReport, CrawlError> {
         let crawling = async {
-            let lease = self.lease(when_busy, stop).await?;
+            let lease = self.acquire_lease(when_busy, stop).await?;
             let recorded = lease.run_while_held(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
             let recorded = recorded.map_err(CrawlError::from).flatten();
             if let Ok(recorded) = &recorded {
@@ -166,7 +166,7 @@ impl Crawler {
     /// groups.
     pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
         let running = async {
-            let lease = self.lease(when_busy, stop).await?;
+            let lease = self.acquire_lease(when_busy, stop).await?;
             let report = lease.run_while_held(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
             self.release(lease).await;
             report.map_err(CrawlError::from).flatten()
@@ -186,7 +186,13 @@ impl Crawler {
         outcome
     }
 
-    async fn lease(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<Lease, CrawlError> {
+    /// Acquires the app's lease. Delays the next request until the request interval of the previous
+    /// holder has passed.
+    async fn acquire_lease(
+        &self,
+        when_busy: WhenBusy,
+        stop: &CancellationToken,
+    ) -> Result<Lease, CrawlError> {
         let identity = &self.settings.identity;
         let lease = match when_busy {
             WhenBusy::GiveUp => self
@@ -220,6 +226,7 @@ impl Crawler {
         Ok(lease)
     }
 
+    /// Releases the lease, and records in it when the next request may be sent.
     async fn release(&self, lease: Lease) {
         let wait = self.pacer.next_slot().await.saturating_duration_since(Instant::now());
         lease.release(self.clock.now(), wait).await;
@@ -230,7 +237,7 @@ impl Crawler {
         lease: &Lease,
         request: CrawlRequest,
         stop: &CancellationToken,
-    ) -> Result<Recorded, CrawlError> {
+    ) -> Result<RecordedCrawl, CrawlError> {
         let settings = &self.settings;
         let started_at = self.clock.now();
         let (app, types) = self.store.register_app(&settings.identity, &settings.group_types).await?;
@@ -270,13 +277,14 @@ impl Crawler {
             settlement: &outcome.settlement,
         };
         let report = self.close(lease, closing, &outcome.findings).await?;
-        Ok(Recorded { app, report, details: outcome.findings.details })
+        Ok(RecordedCrawl { app, report, details: outcome.findings.details })
     }
 
     /// Removes old rows, stores the details that the crawl received, and fetches the app's
-    /// statistics, after a crawl that reached its end. If details are not kept, removes stored ones.
-    async fn after_crawl(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
-        let Recorded { app, report, details } = recorded;
+    /// statistics, after a crawl that reached its end. If details are not kept, removes stored
+    /// ones.
+    async fn after_crawl(&self, lease: &Lease, recorded: &RecordedCrawl, stop: &CancellationToken) {
+        let RecordedCrawl { app, report, details } = recorded;
         if !recorded.reached_its_end() {
             return;
         }
@@ -294,6 +302,7 @@ impl Crawler {
         }
     }
 
+    /// Returns a caller with the full retry budget of one crawl.
     fn caller(&self) -> Caller<'_> {
         let retries = RetryBudget::new(self.settings.retry);
         Caller::new(&self.client, &self.pacer, retries, self.settings.info(), |event| self.on_event(event))
@@ -377,7 +386,7 @@ impl Crawler {
     fn check_clock_skew(&self) -> Option<TimeDelta> {
         let skew = self.client.clock_skew()?;
         let differs = skew.abs() > CLOCK_SKEW_WARNING;
-        if differs != self.clock_differs.swap(differs, Ordering::Relaxed) {
+        if differs != self.skew_exceeded_warning.swap(differs, Ordering::Relaxed) {
             let skew_seconds = skew.num_seconds();
             if differs {
                 warn!(

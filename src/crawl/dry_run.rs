@@ -133,10 +133,10 @@ impl PlannedChanges {
 
     /// Adds the changes that the settlement makes to unlisted groups.
     fn settle(&mut self, settlement: &Settlement) {
-        let vanished = settlement.vanished().map(|(of, ids)| (ChangeKind::Vanished, of.type_id, ids));
+        let vanished = settlement.vanished().map(|(kind, ids)| (ChangeKind::Vanished, kind.type_id, ids));
         let missing = settlement.missing().map(|(type_id, ids)| (ChangeKind::Missing, type_id, ids));
         let withheld =
-            settlement.withheld().map(|(of, ids)| (ChangeKind::Withheld, of.candidate.type_id, ids));
+            settlement.withheld().map(|(kind, ids)| (ChangeKind::Withheld, kind.candidate.type_id, ids));
         for (kind, type_id, ids) in vanished.chain(missing).chain(withheld) {
             ids.iter().for_each(|id| self.add((kind, Some(type_id), None), id));
         }

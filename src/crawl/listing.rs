@@ -86,10 +86,10 @@ pub(super) async fn read_lists(
     context.progress.send_modify(|progress| progress.step = Step::Checking);
     let mut rechecks = reader.recheck_emptied_types().await?;
     reader.count_again().await?;
-    let typed = !context.settings.group_types.is_empty();
-    let leftover = leftover(reader.findings, typed);
+    let has_typed_passes = !context.settings.group_types.is_empty();
+    let leftover = leftover(reader.findings, has_typed_passes);
     let by_leftover = leftover.calls_for_unfiltered_pass(!history.crawled_before, history.had_leftover);
-    if by_leftover || (history.needs_unfiltered_pass && typed) {
+    if by_leftover || (history.needs_unfiltered_pass && has_typed_passes) {
         let number = reader.findings.passes.len();
         let defers_new_groups = context.settings.confirms_types();
         reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new_groups)]).await?;
@@ -169,10 +169,10 @@ impl ListReader<'_, '_> {
                 continue;
             }
             let mut pages = Paginator::of(tally.plan.group_type.clone(), context.settings.page_limit, None);
-            let again = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
+            let repeated = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
             // `end` is set if this page is the last one.
-            let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
-            let confirmed = empty && again.page.total_count == Some(0);
+            let empty = repeated.page.ids.is_empty() && repeated.page.unusable == 0 && repeated.end.is_some();
+            let confirmed = empty && repeated.page.total_count == Some(0);
             rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
         }
         Ok(rechecks)
@@ -189,20 +189,22 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
             PassEnd::Complete(_) => None,
         })
         .collect();
-    let mut before = context.rejected_before.lock().unwrap_or_else(PoisonError::into_inner);
-    for (group_type, error) in rejected.iter().filter(|(group_type, _)| !before.contains(**group_type)) {
+    let mut rejected_before = context.rejected_before.lock().unwrap_or_else(PoisonError::into_inner);
+    for (group_type, error) in
+        rejected.iter().filter(|(group_type, _)| !rejected_before.contains(**group_type))
+    {
         warn!(
             %group_type,
             error_code = error.code(),
             "the API rejects this group type; its groups are left unchanged: {error}"
         );
     }
-    for group_type in before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
+    for group_type in rejected_before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
         info!(%group_type, "the API accepts this group type again");
     }
-    *before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
-    let all = rejected.len() == findings.passes.len();
-    if let Some(error) = rejected.values().next().filter(|_| all) {
+    *rejected_before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
+    let all_rejected = rejected.len() == findings.passes.len();
+    if let Some(error) = rejected.values().next().filter(|_| all_rejected) {
         let names: Vec<&str> = rejected.keys().map(|group_type| group_type.as_str()).collect();
         return Err(Interrupted::AllRejected { names: names.join(", "), error: error.to_string() });
     }
@@ -211,8 +213,8 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
 
 /// Computes the app's `TotalCount` minus the sum of the `TotalCount`s of the typed passes, and
 /// stores the difference in `findings`. A pass without a `TotalCount` counts with its listed ids.
-fn leftover(findings: &mut Findings, typed: bool) -> Leftover {
-    if !typed {
+fn leftover(findings: &mut Findings, has_typed_passes: bool) -> Leftover {
+    if !has_typed_passes {
         return Leftover::Unknown;
     }
     let claimed = findings.tallies().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));

@@ -169,11 +169,11 @@ impl PageProcessor<'_> {
     async fn complete_page(&mut self, tally: &mut PassTally) -> Result<(), Interrupted> {
         tally.publish_progress(self.context.progress, self.roll.listed());
         if tally.repeated_pages >= MAX_REPEATED_PAGES {
-            let what = format!(
+            let reason = format!(
                 "{MAX_REPEATED_PAGES} consecutive pages have only ids that this pass has already \
                  listed"
             );
-            return Err(Interrupted::Pages(PagesError::Endless { what }));
+            return Err(Interrupted::Pages(PagesError::Endless { reason }));
         }
         if self.buffer.is_full(tally.plan.in_baseline) {
             self.buffer.write(self.context, tally).await?;

@@ -37,8 +37,8 @@ pub enum Step {
     Listing { group_type: Option<GroupType>, listed: u64, total: Option<u64> },
     /// Requesting the lists of emptied types and the app's `TotalCount` again.
     Checking,
-    /// Looking up single groups with `get_group_info`. `looked_up` of `of` groups are done.
-    LookingUp { looked_up: u64, of: u64 },
+    /// Looking up single groups with `get_group_info`. `looked_up` of `total` groups are done.
+    LookingUp { looked_up: u64, total: u64 },
     /// Recording the end of the crawl. `marked` of `to_mark` groups have been marked.
     Concluding { marked: u64, to_mark: u64 },
 }

@@ -8,8 +8,8 @@ use crate::model::{CrawlId, with_causes};
 use crate::policy::Retention;
 use crate::store::{AgeLimits, Purged, StoreError};
 
-/// Removes old rows once a day: after the first crawl of the day that is complete or incomplete. If
-/// the purge is interrupted, it continues after the first such crawl of the next day. A failure is
+/// Removes old rows once a day: after the first crawl of the day that reached its end. If the purge
+/// is interrupted, it continues after the first such crawl of the next day. A failure is
 /// only logged, because the crawl has already been recorded.
 pub(super) async fn purge(
     context: &CrawlContext<'_>,
@@ -49,13 +49,13 @@ async fn purge_once_a_day(
     now: DateTime<Utc>,
 ) -> Result<Purged, StoreError> {
     let day = |at: DateTime<Utc>| context.settings.day(at);
-    let before = context.store.last_ends_before(context.app, crawl).await?;
-    if before.ended.map(day) == Some(day(now)) {
+    let last_ends = context.store.last_ends_before(context.app, crawl).await?;
+    if last_ends.ended.map(day) == Some(day(now)) {
         return Ok(Purged::default());
     }
     // The current time is limited to one day after the last complete crawl, so that a wrong clock
     // does not remove recent rows.
-    let Some(completed) = before.completed else { return Ok(Purged::default()) };
+    let Some(completed) = last_ends.completed else { return Ok(Purged::default()) };
     let now = now.min(completed + TimeDelta::days(1));
     let before = |days: u32| now - TimeDelta::days(days.into());
     let limits = AgeLimits {

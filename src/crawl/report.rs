@@ -29,6 +29,7 @@ pub struct CrawlReport {
     pub listed: u64,
     /// The number of groups that no crawl had listed before, including those of a baseline.
     pub first_listed: u64,
+    /// The app's `TotalCount` at the end, or at the start if the one at the end is unknown.
     pub total: Option<u64>,
     pub events: CrawlEvents,
     /// The number of groups that became missing.
@@ -50,6 +51,7 @@ pub struct DryRun {
     pub requests: u64,
     /// The number of distinct ids that were listed.
     pub listed: u64,
+    /// The app's `TotalCount` at the end, or at the start if the one at the end is unknown.
     pub total: Option<u64>,
     /// The numbers of answers about candidates.
     pub lookups: LookupCounts,
@@ -143,7 +145,7 @@ pub(super) fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType
 }
 
 fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&str> {
-    types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
+    types.iter().find(|(_, id)| **id == type_id).map(|(name, _)| name.as_str())
 }
 
 /// Returns why deletions are withheld, or `None` if no deletion is withheld.
@@ -216,7 +218,8 @@ fn guard_reason(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) 
         return "deletion.mode is \"review\"".to_owned();
     }
     let sentence = |(type_id, counts): &(Option<TypeId>, LiveCounts)| {
-        // The sum lacks the types of `max_fraction_by_type`, so it is not the app's number of groups.
+        // The sum lacks the types of `max_fraction_by_type`, so it is not the app's number of
+        // groups.
         let together = "all types without a max_fraction_by_type together";
         let what =
             type_id.map_or(together, |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));

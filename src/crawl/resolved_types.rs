@@ -148,8 +148,9 @@ impl<'a> TypeResolver<'a> {
     /// baseline. The baseline of a type without a pass ends with the app's first concluded
     /// unfiltered pass.
     fn in_baseline(&mut self, type_id: TypeId) -> bool {
-        let ended =
-            |of| self.states_before.iter().any(|state| state.type_id() == of && state.is_past_baseline());
+        let ended = |id: TypeId| {
+            self.states_before.iter().any(|state| state.type_id() == id && state.is_past_baseline())
+        };
         let has_own_pass = self.absences.has_own_pass(type_id);
         let in_baseline = !(ended(type_id) || (!has_own_pass && ended(TypeId::UNKNOWN)));
         if type_id != TypeId::UNKNOWN

@@ -1,5 +1,5 @@
-//! Fetches the API's own statistics of an app once a day, after a crawl, while the crawl still holds
-//! the app's lease.
+//! Fetches the API's own statistics of an app once a day, after a crawl, while the crawl still
+//! holds the app's lease.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -129,8 +129,8 @@ async fn fetch_if_due(
 ) -> Result<Fetch, FetchError> {
     let today = beijing_day(now);
     let yesterday = today.pred_opt().unwrap_or(today);
-    let read = context.store.stored_statistics(context.app, yesterday).await?;
-    if !is_due(read, now) {
+    let stored = context.store.stored_statistics(context.app, yesterday).await?;
+    if !is_due(stored, now) {
         return Ok(Fetch::NotDue);
     }
     context.report_progress();
@@ -150,9 +150,9 @@ async fn fetch_if_due(
 
 /// Returns whether the statistics are due: no fetch of the current day in Beijing succeeded, or the
 /// last one did not contain the previous day and was [`REFETCH_AFTER`] ago.
-fn is_due(read: StoredStatistics, now: DateTime<Utc>) -> bool {
-    let Some(last) = read.last else { return true };
-    beijing_day(last) != beijing_day(now) || (!read.has_day && now - last >= REFETCH_AFTER)
+fn is_due(stored: StoredStatistics, now: DateTime<Utc>) -> bool {
+    let Some(last_fetch) = stored.last_fetch else { return true };
+    beijing_day(last_fetch) != beijing_day(now) || (!stored.has_day && now - last_fetch >= REFETCH_AFTER)
 }
 
 /// Returns the first day that is stored. Older days would be removed by the next purge.
@@ -172,9 +172,9 @@ fn beijing_day(at: DateTime<Utc>) -> NaiveDate {
 mod tests {
     use super::*;
 
-    fn is_due_at(now: &str, last: Option<&str>, has_day: bool) -> bool {
+    fn is_due_at(now: &str, last_fetch: Option<&str>, has_day: bool) -> bool {
         let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        is_due(StoredStatistics { last: last.map(time), has_day }, time(now))
+        is_due(StoredStatistics { last_fetch: last_fetch.map(time), has_day }, time(now))
     }
 
     #[test]

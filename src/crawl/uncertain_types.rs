@@ -90,8 +90,8 @@ impl UncertainTypes {
         });
     }
 
-    /// Returns the groups whose types are to be looked up. The type of a target selects its batch: it
-    /// is the listed type, or the stored one if no typed pass listed the group.
+    /// Returns the groups whose types are to be looked up. The type of a target selects its batch:
+    /// it is the listed type, or the stored one if no typed pass listed the group.
     pub(super) fn targets<'a>(
         &'a self,
         history: &'a LookupHistory,

@@ -137,12 +137,12 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
             }
         }
         Step::Checking => format!("crawling {app}: checking the lists"),
-        Step::LookingUp { looked_up, of } => {
+        Step::LookingUp { looked_up, total } => {
             format!(
                 "crawling {app}: asked about {} of {} {}",
                 abbreviate(*looked_up),
-                abbreviate(*of),
-                plural(*of, "group")
+                abbreviate(*total),
+                plural(*total, "group")
             )
         }
         Step::Concluding { to_mark: 0, .. } => format!("crawling {app}: writing the result"),

@@ -27,8 +27,8 @@ const REQUESTS_TIMEOUT: Duration = Duration::from_secs(40);
 /// The age at which a claim is renewed before requests are sent. A younger claim lasts for another
 /// 45 s at least, because claims expire after 60 s. That is longer than [`REQUESTS_TIMEOUT`].
 const CLAIM_RENEWAL: Duration = Duration::from_secs(15);
-/// The longest pause before the next search for new groups, and the pause before the next attempt to
-/// claim the details.
+/// The longest pause before the next search for new groups, and the pause before the next attempt
+/// to claim the details.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// The minimum interval between two counts of the groups with details during a long refresh.
 const COUNT_INTERVAL: Duration = Duration::from_secs(300);

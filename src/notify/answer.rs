@@ -1,8 +1,8 @@
 //! Evaluates the answers of receivers. No I/O.
 //!
-//! The robots of WeCom, DingTalk and Feishu answer HTTP 200 even if they refuse a message. The result
-//! is a code in the body. The codes are from these pages: "Group robot configuration"
-//! (WeCom 91770, 群机器人配置说明) and "Global error codes" (WeCom 90313, 全局错误码); "Custom robot sends group
+//! The robots of WeCom, DingTalk and Feishu answer HTTP 200 even if they refuse a message. The
+//! result is a code in the body. The codes are from these pages: "Group robot configuration" (WeCom
+//! 91770, 群机器人配置说明) and "Global error codes" (WeCom 90313, 全局错误码); "Custom robot sends group
 //! messages" (DingTalk, 自定义机器人发送群消息); "Use custom bots in groups" (Feishu, 自定义机器人使用指南).
 
 use std::time::Duration;
@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::pace::Disposition;
 use crate::policy::NotificationFormat;
 
-/// The pause after the receiver has refused a message because of its rate limit, if it does not name
-/// one. All three robots limit the messages per minute.
+/// The pause after the receiver has refused a message because of its rate limit, if it does not
+/// name one. All three robots limit the messages per minute.
 const THROTTLE_PAUSE: Duration = Duration::from_secs(60);
 /// The pause after DingTalk has refused a message because of its rate limit. It then refuses all
 /// messages for ten minutes.
@@ -46,7 +46,7 @@ pub(super) fn evaluate(format: NotificationFormat, answer: &Answer<'_>) -> Resul
         (Some((code, text)), _) if code != 0 => Err(of_code(format, code, &text)),
         (None, 200..300) if is_robot => Err(Rejection {
             text: format!(
-                "the receiver answered HTTP {} without a result: the URL is not one of a {format} robot, or a \
+                "the receiver answered HTTP {} without a result: the URL does not belong to a {format} robot, or a \
                  proxy answered",
                 answer.status
             ),
@@ -75,11 +75,11 @@ fn of_status(status: u16, answer: &Answer<'_>) -> Rejection {
         _ => Disposition::Fatal,
     };
     let advice = match status {
-        429 => "it limits the rate",
+        429 => "its rate limit was exceeded",
         300..400 => "it redirects, which is not followed: put the final URL into url_file",
         401 | 403 | 404 | 410 => "the URL in url_file is no longer valid, or the secret is wrong",
         400..500 => "it does not accept this format: check notify.format",
-        _ => "it has a problem of its own",
+        _ => "it has an internal error",
     };
     let quoted = quoted(&String::from_utf8_lossy(answer.body));
     let quoted = if quoted.is_empty() { quoted } else { format!(" ({quoted})") };
@@ -88,7 +88,7 @@ fn of_status(status: u16, answer: &Answer<'_>) -> Rejection {
 
 fn of_code(format: NotificationFormat, code: i64, text: &str) -> Rejection {
     use NotificationFormat::{DingTalk, Feishu, WeCom};
-    let throttled = |at_least| (Disposition::Throttle { at_least }, "it limits the rate");
+    let throttled = |at_least| (Disposition::Throttle { at_least }, "its rate limit was exceeded");
     let refused = |advice| (Disposition::Fatal, advice);
     let (disposition, advice) = match (format, code) {
         (WeCom, 45_009 | 45_033) | (Feishu, 11_232) => throttled(THROTTLE_PAUSE),
@@ -96,7 +96,7 @@ fn of_code(format: NotificationFormat, code: i64, text: &str) -> Rejection {
         (WeCom | DingTalk, -1) => (Disposition::Retry, "it is busy"),
         (WeCom, 93_000 | 93_004 | 93_008)
         | (DingTalk, 300_001 | 400_101 | 400_102 | 400_106)
-        | (Feishu, 19_001) => refused("the URL in url_file is not one of an active robot"),
+        | (Feishu, 19_001) => refused("the URL in url_file is not the URL of an active robot"),
         (DingTalk, 400_013) => refused("its group was dissolved"),
         (DingTalk, 310_000) => refused(
             "the robot's security settings do not allow the message: set secret_file, check this machine's clock, \
@@ -167,7 +167,7 @@ mod tests {
             (DingTalk, 200, r#"{"errcode":300001,"errmsg":"token is not exist"}"#, Some(Disposition::Fatal)),
             (Feishu, 200, r#"{"code":11232,"msg":"frequency limited"}"#, later(60)),
             (Feishu, 200, r#"{"code":19021,"msg":"sign match fail"}"#, Some(Disposition::Fatal)),
-            (Feishu, 200, r#"{"code":19024,"msg":"Key Words Not Found"}"#, Some(Disposition::Fatal)),
+            (Feishu, 200, r#"{"code":19024,"msg":"ConditionKey Words Not Found"}"#, Some(Disposition::Fatal)),
             (Feishu, 400, r#"{"code":9499,"msg":"Bad Request"}"#, Some(Disposition::RetryBriefly)),
             (Slack, 429, "", later(60)),
             (Slack, 403, "invalid_token", Some(Disposition::Fatal)),

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use indicatif::HumanCount;
 
-use super::message::{Event, Notification, State, quoted};
-use super::states::{Holds, Key, is_end_delivered};
+use super::message::{ConditionState, Event, Notification, quoted};
+use super::states::{ConditionKey, Holds, is_end_delivered};
 use crate::daemon::{AppState, Apps, LATE_TICKS, MAX_COUNTED_TICKS, is_quota_near};
 use crate::model::{CrawlStatus, SdkAppId, plural};
 use crate::store::{AppOverview, Crawl, HeldDeletions, NotificationRow, Stamp};
 
 /// The debounce time: how long an app must be late, or the database unavailable, before a
-/// notification is sent. The alert rules use the same time. The catch-up crawls after a start of the
-/// service, or a restart of the database, usually take less.
+/// notification is sent. The alert rules use the same time. The catch-up crawls after a start of
+/// the service, or a restart of the database, usually take less.
 const DEBOUNCE: TimeDelta = TimeDelta::minutes(10);
 /// The maximum number of crawls that a text names.
 const MAX_NAMED: usize = 3;
@@ -32,21 +32,24 @@ pub(super) struct Condition {
 }
 
 impl Condition {
-    /// Returns the notification of a state. `begun_at` is when the condition was first noticed.
+    /// Returns the notification of a state. `begun_at` is when the condition was first noticed, in
+    /// unix milliseconds.
     pub(super) fn notification(
         &self,
-        (event, state): (Event, State),
+        (event, state): (Event, ConditionState),
         begun_at: i64,
         now: DateTime<Utc>,
     ) -> Notification {
         let subject = self.app.as_ref().map_or_else(String::new, |(app, _)| format!("App {app}: "));
         let begun = DateTime::from_timestamp_millis(begun_at).map_or_else(String::new, time);
         let text = match state {
-            State::Begins => format!("{subject}{}", self.text),
-            State::Lasts => format!("{subject}{} This has lasted since {begun}.", self.text),
-            State::Ends => format!("{subject}{} The problem was first noticed at {begun}.", self.ended),
+            ConditionState::Begins => format!("{subject}{}", self.text),
+            ConditionState::Lasts => format!("{subject}{} This has lasted since {begun}.", self.text),
+            ConditionState::Ends => {
+                format!("{subject}{} The problem was first noticed at {begun}.", self.ended)
+            }
         };
-        let is_over = state == State::Ends;
+        let is_over = state == ConditionState::Ends;
         Notification {
             event,
             state,
@@ -60,13 +63,13 @@ impl Condition {
     }
 }
 
-/// Since when each condition has held without interruption, as far as this process knows.
+/// For each condition that holds, since when this process has observed it without interruption.
 #[derive(Debug, Default)]
-pub(super) struct Since(BTreeMap<Key, DateTime<Utc>>);
+pub(super) struct DebounceTimers(BTreeMap<ConditionKey, DateTime<Utc>>);
 
-impl Since {
-    /// Records whether a condition holds. Returns since when it has held.
-    fn update(&mut self, key: Key, holds: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+impl DebounceTimers {
+    /// Records whether a condition holds. Returns since when it has held, or `None` if it does not.
+    fn update(&mut self, key: ConditionKey, holds: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if !holds {
             self.0.remove(&key);
             return None;
@@ -77,7 +80,8 @@ impl Since {
         Some(*since)
     }
 
-    fn holds(&mut self, key: Key, holds: bool, now: DateTime<Utc>) -> Holds {
+    /// Records whether a condition holds, and returns it with its debounce state.
+    fn holds(&mut self, key: ConditionKey, holds: bool, now: DateTime<Utc>) -> Holds {
         match self.update(key, holds, now) {
             Some(since) => Holds::Yes { is_debounced: now - since >= DEBOUNCE },
             None => Holds::No,
@@ -91,20 +95,21 @@ pub(super) fn of_apps(
     apps: &Apps,
     overviews: &[AppOverview],
     notifications: &[NotificationRow],
-    since: &mut Since,
+    timers: &mut DebounceTimers,
     now: DateTime<Utc>,
-) -> BTreeMap<Key, Condition> {
+) -> BTreeMap<ConditionKey, Condition> {
     let mut conditions = BTreeMap::new();
     for (name, state) in apps {
         let id = state.sdk_app_id;
         let overview = overviews.iter().find(|overview| overview.sdk_app_id == id.get());
         let app = App { name, id, state, overview, now };
-        let key = |event| Key { app: Some(id), event };
-        let is_open =
-            |row: &&NotificationRow| Key::of(row) == Some(key(Event::Refused)) && !is_end_delivered(row);
+        let key = |event| ConditionKey { app: Some(id), event };
+        let is_open = |row: &&NotificationRow| {
+            ConditionKey::of(row) == Some(key(Event::Refused)) && !is_end_delivered(row)
+        };
         let row = notifications.iter().find(is_open);
-        let refused = app.refused(key(Event::Refused), row, since);
-        let mut late = app.late(key(Event::Late), since);
+        let refused = app.refused(key(Event::Refused), row, timers);
+        let mut late = app.late(key(Event::Late), timers);
         if matches!(refused.holds, Holds::Yes { .. }) {
             // No crawl can be complete while the credentials are refused.
             late.holds = Holds::Unknown;
@@ -121,16 +126,16 @@ pub(super) fn of_apps(
 pub(super) fn of_database(
     problem: Option<&str>,
     host: &str,
-    since: &mut Since,
+    timers: &mut DebounceTimers,
     now: DateTime<Utc>,
-) -> (Key, Condition) {
-    let key = Key { app: None, event: Event::Database };
+) -> (ConditionKey, Condition) {
+    let key = ConditionKey { app: None, event: Event::Database };
     let text = format!(
-        "The service on {host} cannot use its database, and crawls nothing meanwhile: {}.",
+        "The service on {host} cannot use its database, so it crawls no app: {}.",
         quoted(problem.unwrap_or_default())
     );
     let condition = Condition {
-        holds: since.holds(key, problem.is_some(), now),
+        holds: timers.holds(key, problem.is_some(), now),
         app: None,
         text,
         ended: "The database can be used again.",
@@ -155,6 +160,7 @@ impl App<'_> {
         Condition { holds, app, text, ended, command: None, crawl_id: None }
     }
 
+    /// Returns the condition that deletions wait for a decision.
     fn withheld(&self) -> Condition {
         let held = self.overview.map(|overview| overview.held.as_slice()).unwrap_or_default();
         // Groups whose deletion a person undid are held too, but no decision about them is needed.
@@ -191,11 +197,16 @@ impl App<'_> {
     ///
     /// It ends once a crawl has listed groups. `row` is the row of the last notification, unless
     /// that was about the end of the condition.
-    fn refused(&self, key: Key, row: Option<&NotificationRow>, since: &mut Since) -> Condition {
+    fn refused(
+        &self,
+        key: ConditionKey,
+        row: Option<&NotificationRow>,
+        timers: &mut DebounceTimers,
+    ) -> Condition {
         let last = self.overview.and_then(|overview| overview.last_crawl.as_ref());
         let is_refused = self.overview.is_some_and(AppOverview::is_refused);
         let accepted_at = self.accepted_at();
-        let refused_here = since.update(key, self.state.refused, self.now);
+        let refused_here = timers.update(key, self.state.refused, self.now);
         let is_refused_here = refused_here.is_some_and(|since| accepted_at.is_none_or(|at| at <= since));
         let begun_at = row.and_then(|row| DateTime::from_timestamp_millis(row.begun_at));
         let holds = match begun_at {
@@ -203,11 +214,12 @@ impl App<'_> {
             Some(begun_at) if accepted_at.is_none_or(|at| at <= begun_at) => Holds::Unknown,
             _ => Holds::No,
         };
-        let here = self.state.key_problem.as_deref();
-        let reason = here.or(last.filter(|_| is_refused).and_then(|crawl| crawl.reason.as_deref()));
+        let key_problem = self.state.key_problem.as_deref();
+        let reason = key_problem.or(last.filter(|_| is_refused).and_then(|crawl| crawl.reason.as_deref()));
         let reason = reason.map_or_else(String::new, |reason| format!(": {}", quoted(reason)));
-        let what = if here.is_some() { "the key cannot be used" } else { "the API refuses the credentials" };
-        let text = format!("{what}{reason}. The app is not crawled until this is corrected.");
+        let problem =
+            if key_problem.is_some() { "the key cannot be used" } else { "the API refuses the credentials" };
+        let text = format!("{problem}{reason}. The app is not crawled until this is corrected.");
         Condition {
             command: Some("tim-group-sync check".to_owned()),
             crawl_id: last.filter(|_| is_refused).map(|crawl| crawl.crawl_id),
@@ -223,17 +235,18 @@ impl App<'_> {
         overview.last_complete_crawl.as_ref().and_then(Crawl::finished).max(incomplete)
     }
 
-    fn late(&self, key: Key, since: &mut Since) -> Condition {
+    /// Returns the condition that no crawl was complete for [`LATE_TICKS`] ticks.
+    fn late(&self, key: ConditionKey, timers: &mut DebounceTimers) -> Condition {
         let complete = self.overview.and_then(|overview| overview.last_complete_crawl.as_ref());
         let first = self.overview.and_then(|overview| overview.first_crawl_started_at);
         let Some(from) = complete.map(|crawl| crawl.started_at).or(first).and_then(Stamp::time) else {
             return self.condition(Holds::Unknown, String::new(), "");
         };
         let ticks = self.state.schedule.passed(from, self.now, MAX_COUNTED_TICKS);
-        let holds = since.holds(key, ticks >= LATE_TICKS, self.now);
+        let holds = timers.holds(key, ticks >= LATE_TICKS, self.now);
         let at_least = if ticks == MAX_COUNTED_TICKS as u64 { "at least " } else { "" };
         let last = complete.and_then(Crawl::finished).map_or_else(
-            || "No crawl was complete yet.".to_owned(),
+            || "No crawl has been complete yet.".to_owned(),
             |at| format!("The last complete crawl ended at {}.", time(at)),
         );
         let failed = self
@@ -258,6 +271,7 @@ impl App<'_> {
         }
     }
 
+    /// Returns the condition that the peak of the month is near `group_quota`.
     fn quota(&self) -> Condition {
         let ended = "the peak of the month is below 80 % of group_quota again.";
         let Some(quota) = self.state.group_quota else {

@@ -66,13 +66,13 @@ impl Event {
 
 /// The state of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum ConditionState {
     Begins,
     Lasts,
     Ends,
 }
 
-impl State {
+impl ConditionState {
     pub(super) const ALL: [Self; 3] = [Self::Begins, Self::Lasts, Self::Ends];
 
     #[must_use]
@@ -89,7 +89,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
     pub event: Event,
-    pub state: State,
+    pub state: ConditionState,
     /// The name of the app. `None` for a condition of the entire process.
     pub app: Option<String>,
     pub sdk_app_id: Option<SdkAppId>,
@@ -107,7 +107,7 @@ impl Notification {
     pub fn test(at: DateTime<Utc>) -> Self {
         Self {
             event: Event::Test,
-            state: State::Begins,
+            state: ConditionState::Begins,
             app: None,
             sdk_app_id: None,
             at,
@@ -277,8 +277,8 @@ fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// Returns the plain text of a notification for a chat, with its command. It begins with the name of
-/// the program, so that DingTalk and Feishu robots can have that name as their keyword.
+/// Returns the plain text of a notification for a chat, with its command. It begins with the name
+/// of the program, so that DingTalk and Feishu robots can have that name as their keyword.
 fn plain_text(notification: &Notification) -> String {
     let text = lines(&notification.text);
     let command = notification.command.iter().map(|command| format!("\nCommand: {command}"));

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::conditions::Since;
-pub use self::message::{Event, Notification, SIGNATURE_HEADER, State};
+use self::conditions::DebounceTimers;
+pub use self::message::{ConditionState, Event, Notification, SIGNATURE_HEADER};
 use self::monitor::Monitor;
 pub use self::outbox::OUTBOX_CAPACITY;
 use self::outbox::Outbox;
@@ -106,7 +106,7 @@ impl Notifications {
             process: format!("{:032x}", rand::random::<u128>()),
             own_rows: ProcessRows::default(),
             write_problem: None,
-            since: Since::default(),
+            timers: DebounceTimers::default(),
         };
         let stop = lifecycle.stop().soft().clone();
         lifecycle.supervise("the notifications", async move {

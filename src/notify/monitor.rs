@@ -9,11 +9,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::conditions::{Condition, Since, of_apps, of_database};
-use super::message::{Event, State};
+use super::conditions::{Condition, DebounceTimers, of_apps, of_database};
+use super::message::{ConditionState, Event};
 use super::outbox::{Finished, Item, OUTBOX_CAPACITY, Outbox};
 use super::sender::{MakeReceiver, Observer, Outcome};
-use super::states::{Claim, Decider, Holds, Key, ProcessRows, finished};
+use super::states::{Claim, ClaimPlanner, ConditionKey, Holds, ProcessRows, delivered_change};
 use crate::clock::Clock;
 use crate::daemon::{Apps, Database, Health};
 use crate::model::{CrawlId, with_causes};
@@ -38,11 +38,11 @@ pub(super) struct Monitor {
     pub(super) interval: Duration,
     /// The random token of this process.
     pub(super) process: String,
-    /// The last notification about each condition of this process. They are kept in memory only.
+    /// The last notifications about the conditions of this process.
     pub(super) own_rows: ProcessRows,
-    /// Why the last claims could not be recorded.
+    /// Why the last changes could not be recorded. `None` if they were.
     pub(super) write_problem: Option<String>,
-    pub(super) since: Since,
+    pub(super) timers: DebounceTimers,
 }
 
 /// For each app: its name, its last crawl, and whether its credentials are refused. If one of these
@@ -79,14 +79,14 @@ impl Monitor {
     async fn check(&mut self) {
         let now = self.clock.now();
         let store = self.health.database().borrow().store().cloned();
-        let read = match &store {
-            Some(store) => read(store).await,
+        let state = match &store {
+            Some(store) => read_state(store).await,
             None => Err(self.reason_not_open()),
         };
-        let problem = read.as_ref().err().or(self.write_problem.as_ref()).cloned();
+        let problem = state.as_ref().err().or(self.write_problem.as_ref()).cloned();
         let problem = problem.or_else(|| problem_of_apps(&self.health.apps().borrow()));
         self.check_database(problem.as_deref(), now);
-        let (Some(store), Ok((overviews, notifications))) = (store, read) else { return };
+        let (Some(store), Ok((overviews, notifications))) = (store, state) else { return };
         self.check_apps(&store, &overviews, &notifications, now).await;
     }
 
@@ -104,14 +104,14 @@ impl Monitor {
         let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
         for Finished { item, at } in ended {
             let recorded = [(item.key, item.state)].into();
-            self.own_rows.apply(&finished(item.row, at));
+            self.own_rows.apply(&delivered_change(item.row, at));
             self.outbox.forget_finished(&recorded);
         }
-        let (key, condition) = of_database(problem, &this_host(), &mut self.since, now);
+        let (key, condition) = of_database(problem, &this_host(), &mut self.timers, now);
         let holds = [(key, condition.holds)].into();
         let in_flight = self.outbox.in_flight();
-        let decider = Decider { process: &self.process, now };
-        for claim in decider.claims(self.own_rows.rows(), &holds, &in_flight) {
+        let planner = ClaimPlanner { process: &self.process, now };
+        for claim in planner.claims(self.own_rows.rows(), &holds, &in_flight) {
             self.own_rows.apply(&claim.change);
             self.send(&claim, &condition, now);
         }
@@ -126,22 +126,22 @@ impl Monitor {
         now: DateTime<Utc>,
     ) {
         let apps = self.health.apps().borrow().clone();
-        let conditions = of_apps(&apps, overviews, notifications, &mut self.since, now);
-        let holds: BTreeMap<Key, Holds> =
+        let conditions = of_apps(&apps, overviews, notifications, &mut self.timers, now);
+        let holds: BTreeMap<ConditionKey, Holds> =
             conditions.iter().map(|(key, condition)| (*key, condition.holds)).collect();
-        let decider = Decider { process: &self.process, now };
-        let claims = decider.claims(notifications, &holds, &self.outbox.in_flight());
+        let planner = ClaimPlanner { process: &self.process, now };
+        let claims = planner.claims(notifications, &holds, &self.outbox.in_flight());
         let mut ended = self.outbox.finished();
         ended.retain(|finished| finished.item.key.app.is_some());
-        let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), *at));
+        let recorded = ended.iter().map(|Finished { item, at }| delivered_change(item.row.clone(), *at));
         let changes: Vec<NotificationChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {
             self.write_problem = None;
             return;
         }
-        let effects = match record(store, &changes).await {
-            Ok(effects) => effects,
+        let took_effect = match record_changes(store, &changes).await {
+            Ok(took_effect) => took_effect,
             Err(problem) => {
                 debug!("cannot record which notifications are sent: {problem}");
                 self.write_problem = Some(problem);
@@ -149,12 +149,12 @@ impl Monitor {
             }
         };
         self.write_problem = None;
-        let recorded: BTreeSet<(Key, State)> =
+        let recorded: BTreeSet<(ConditionKey, ConditionState)> =
             ended.iter().map(|Finished { item, .. }| (item.key, item.state)).collect();
         self.outbox.forget_finished(&recorded);
-        // `effects` begins with the effects of the `ended.len()` recorded notifications.
-        for (claim, is_own) in claims.iter().zip(effects.into_iter().skip(ended.len())) {
-            if is_own && let Some(condition) = conditions.get(&claim.key) {
+        // The first `ended.len()` changes recorded finished notifications. The claims follow.
+        for (claim, took_effect) in claims.iter().zip(took_effect.into_iter().skip(ended.len())) {
+            if took_effect && let Some(condition) = conditions.get(&claim.key) {
                 self.send(claim, condition, now);
             }
         }
@@ -183,7 +183,7 @@ impl Monitor {
 
 /// Reads the state of the apps and the last notifications. The error is a phrase, without a full
 /// stop, for use in a message.
-async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>), String> {
+async fn read_state(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>), String> {
     let reading = async {
         // The notifications are read before the state. In the opposite order, another process could
         // send the end of a condition between the two reads. Then the older state would still show
@@ -197,8 +197,8 @@ async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>),
     }
 }
 
-/// Records changes. The error is a phrase, as in `read`.
-async fn record(store: &Store, changes: &[NotificationChange]) -> Result<Vec<bool>, String> {
+/// Records changes. The error is a phrase, as in `read_state`.
+async fn record_changes(store: &Store, changes: &[NotificationChange]) -> Result<Vec<bool>, String> {
     match timeout(WRITE_TIMEOUT, store.record_notifications(changes)).await {
         Ok(recorded) => recorded.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer to a change within {} s", WRITE_TIMEOUT.as_secs())),

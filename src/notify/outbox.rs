@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
-use super::message::{Notification, State};
-use super::states::{InFlight, Key};
+use super::message::{ConditionState, Notification};
+use super::states::{ConditionKey, InFlight};
 use crate::store::NotificationRow;
 
 /// The maximum number of notifications that wait, besides the one that is being sent. It is enough
@@ -17,8 +17,8 @@ pub const OUTBOX_CAPACITY: usize = 100;
 /// A claimed notification.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
-    pub(super) key: Key,
-    pub(super) state: State,
+    pub(super) key: ConditionKey,
+    pub(super) state: ConditionState,
     /// The row of its claim.
     pub(super) row: NotificationRow,
     pub(super) notification: Notification,
@@ -34,7 +34,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Default)]
 struct Inner {
     waiting: VecDeque<Item>,
-    sending: Option<(Key, State)>,
+    sending: Option<(ConditionKey, ConditionState)>,
     finished: Vec<Finished>,
 }
 
@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// Forgets finished notifications that were recorded.
-    pub(super) fn forget_finished(&self, recorded: &BTreeSet<(Key, State)>) {
+    pub(super) fn forget_finished(&self, recorded: &BTreeSet<(ConditionKey, ConditionState)>) {
         self.lock().finished.retain(|Finished { item, .. }| !recorded.contains(&(item.key, item.state)));
     }
 
@@ -115,7 +115,7 @@ mod tests {
     use crate::notify::message::Event;
 
     fn item(app: i64) -> Item {
-        let key = Key { app: SdkAppId::new(app), event: Event::Late };
+        let key = ConditionKey { app: SdkAppId::new(app), event: Event::Late };
         let row = NotificationRow {
             sdk_app_id: app,
             event: "late".to_owned(),
@@ -126,7 +126,7 @@ mod tests {
             delivered_at: None,
         };
         let notification = Notification::test(DateTime::UNIX_EPOCH);
-        Item { key, state: State::Begins, row, notification }
+        Item { key, state: ConditionState::Begins, row, notification }
     }
 
     #[tokio::test]

@@ -155,7 +155,7 @@ impl Receiver {
     }
 }
 
-/// The times of the sender.
+/// The pauses between attempts to send.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pauses {
     /// The minimum time between two attempts.

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::message::{Event, State};
+use super::message::{ConditionState, Event};
 use crate::model::SdkAppId;
 use crate::store::{NotificationChange, NotificationRow};
 
@@ -27,13 +27,13 @@ pub const CLAIM_EXPIRES_AFTER: TimeDelta = TimeDelta::minutes(15);
 
 /// Identifies a condition. `app` is `None` for a condition of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct ConditionKey {
     pub(super) app: Option<SdkAppId>,
     pub(super) event: Event,
 }
 
-impl Key {
-    /// Returns the key of a row. `None` if another version wrote the row.
+impl ConditionKey {
+    /// Returns the key of a row. Returns `None` if the row has an event of another program version.
     pub(super) fn of(row: &NotificationRow) -> Option<Self> {
         let event = Event::CONDITIONS.into_iter().find(|event| event.as_str() == row.event)?;
         Some(Self { app: SdkAppId::new(row.sdk_app_id), event })
@@ -53,37 +53,37 @@ pub(super) enum Holds {
 }
 
 /// The notifications that this process has claimed and not yet recorded as delivered.
-pub(super) type InFlight = BTreeSet<(Key, State)>;
+pub(super) type InFlight = BTreeSet<(ConditionKey, ConditionState)>;
 
 /// A claim that has to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
-    pub(super) key: Key,
-    pub(super) state: State,
+    pub(super) key: ConditionKey,
+    pub(super) state: ConditionState,
     pub(super) change: NotificationChange,
     /// True if the claim only extends an earlier one, so that nothing is sent.
     pub(super) is_renewal: bool,
 }
 
-/// Decides about claims on behalf of one process.
+/// Decides which notifications one process claims.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Decider<'a> {
+pub(super) struct ClaimPlanner<'a> {
     /// The random token of this process.
     pub(super) process: &'a str,
     pub(super) now: DateTime<Utc>,
 }
 
-impl Decider<'_> {
-    /// Returns the claims to record. `rows` are the rows of the conditions in `holds`: either of all
-    /// apps, or of this process.
+impl ClaimPlanner<'_> {
+    /// Returns the claims to record. `rows` are the rows of the conditions in `holds`: either of
+    /// all apps, or of this process.
     pub(super) fn claims(
         &self,
         rows: &[NotificationRow],
-        holds: &BTreeMap<Key, Holds>,
+        holds: &BTreeMap<ConditionKey, Holds>,
         in_flight: &InFlight,
     ) -> Vec<Claim> {
-        let rows: BTreeMap<Key, &NotificationRow> =
-            rows.iter().filter_map(|row| Some((Key::of(row)?, row))).collect();
+        let rows: BTreeMap<ConditionKey, &NotificationRow> =
+            rows.iter().filter_map(|row| Some((ConditionKey::of(row)?, row))).collect();
         holds
             .iter()
             .filter_map(|(key, holds)| match rows.get(key) {
@@ -95,24 +95,32 @@ impl Decider<'_> {
     }
 
     /// Returns the claim for a condition that has a row.
-    fn next(&self, key: Key, row: &NotificationRow, holds: Holds, in_flight: &InFlight) -> Option<Claim> {
+    fn next(
+        &self,
+        key: ConditionKey,
+        row: &NotificationRow,
+        holds: Holds,
+        in_flight: &InFlight,
+    ) -> Option<Claim> {
         // A state of another version counts as the beginning.
-        let state = State::ALL.into_iter().find(|state| state.as_str() == row.state);
-        let state = state.unwrap_or(State::Begins);
+        let state = ConditionState::ALL.into_iter().find(|state| state.as_str() == row.state);
+        let state = state.unwrap_or(ConditionState::Begins);
         if let Some(delivered_at) = row.delivered_at {
             return match holds {
-                Holds::Yes { is_debounced: true } if state == State::Ends => Some(self.begin(key, Some(row))),
-                _ if state == State::Ends => None,
-                Holds::No => Some(self.follow(key, row, State::Ends)),
+                Holds::Yes { is_debounced: true } if state == ConditionState::Ends => {
+                    Some(self.begin(key, Some(row)))
+                }
+                _ if state == ConditionState::Ends => None,
+                Holds::No => Some(self.follow(key, row, ConditionState::Ends)),
                 Holds::Yes { .. } if self.age(delivered_at) >= REPEAT_AFTER => {
-                    Some(self.follow(key, row, State::Lasts))
+                    Some(self.follow(key, row, ConditionState::Lasts))
                 }
                 _ => None,
             };
         }
         if in_flight.contains(&(key, state)) {
-            if state != State::Ends && holds == Holds::No {
-                return Some(self.follow(key, row, State::Ends));
+            if state != ConditionState::Ends && holds == Holds::No {
+                return Some(self.follow(key, row, ConditionState::Ends));
             }
             let is_old = self.age(row.claimed_at) >= RENEW_CLAIM_AFTER;
             return is_old.then(|| Claim { is_renewal: true, ..self.follow(key, row, state) });
@@ -123,8 +131,8 @@ impl Decider<'_> {
             return None;
         }
         match (state, holds) {
-            (State::Ends, Holds::Yes { is_debounced: true }) => Some(self.begin(key, Some(row))),
-            (State::Ends, _) | (_, Holds::No) => Some(self.follow(key, row, State::Ends)),
+            (ConditionState::Ends, Holds::Yes { is_debounced: true }) => Some(self.begin(key, Some(row))),
+            (ConditionState::Ends, _) | (_, Holds::No) => Some(self.follow(key, row, ConditionState::Ends)),
             (state, Holds::Yes { .. }) => Some(self.follow(key, row, state)),
             (_, Holds::Unknown) => None,
         }
@@ -136,15 +144,23 @@ impl Decider<'_> {
         TimeDelta::milliseconds(self.now.timestamp_millis().saturating_sub(millis)).abs()
     }
 
-    fn begin(&self, key: Key, previous: Option<&NotificationRow>) -> Claim {
-        self.claim(key, State::Begins, self.now.timestamp_millis(), previous)
+    /// Returns a claim for the beginning of a condition. `previous` is its row, if it has one.
+    fn begin(&self, key: ConditionKey, previous: Option<&NotificationRow>) -> Claim {
+        self.claim(key, ConditionState::Begins, self.now.timestamp_millis(), previous)
     }
 
-    fn follow(&self, key: Key, row: &NotificationRow, state: State) -> Claim {
+    /// Returns a claim for the next state of a condition whose beginning was claimed.
+    fn follow(&self, key: ConditionKey, row: &NotificationRow, state: ConditionState) -> Claim {
         self.claim(key, state, row.begun_at, Some(row))
     }
 
-    fn claim(&self, key: Key, state: State, begun_at: i64, previous: Option<&NotificationRow>) -> Claim {
+    fn claim(
+        &self,
+        key: ConditionKey,
+        state: ConditionState,
+        begun_at: i64,
+        previous: Option<&NotificationRow>,
+    ) -> Claim {
         let new = NotificationRow {
             sdk_app_id: key.app.map_or(0, SdkAppId::get),
             event: key.event.as_str().to_owned(),
@@ -160,13 +176,13 @@ impl Decider<'_> {
 }
 
 /// Returns the change that records that a notification was delivered or given up.
-pub(super) fn finished(row: NotificationRow, at: DateTime<Utc>) -> NotificationChange {
+pub(super) fn delivered_change(row: NotificationRow, at: DateTime<Utc>) -> NotificationChange {
     NotificationChange::Deliver { row, at: at.timestamp_millis() }
 }
 
 /// Returns whether the notification about the end of the condition was delivered.
 pub(super) fn is_end_delivered(row: &NotificationRow) -> bool {
-    row.state == State::Ends.as_str() && row.delivered_at.is_some()
+    row.state == ConditionState::Ends.as_str() && row.delivered_at.is_some()
 }
 
 /// The last notifications about the conditions of this process. They are kept in memory, because no
@@ -212,21 +228,27 @@ mod tests {
     impl Rows {
         /// Checks the condition on behalf of a process. Records its claim, and returns the state of
         /// the notification that it sends.
-        fn check(&mut self, process: &str, minutes: i64, holds: Holds, in_flight: &[State]) -> Option<State> {
+        fn check(
+            &mut self,
+            process: &str,
+            minutes: i64,
+            holds: Holds,
+            in_flight: &[ConditionState],
+        ) -> Option<ConditionState> {
             let now = start() + TimeDelta::minutes(minutes);
-            let key = Key { app: None, event: Event::Withheld };
+            let key = ConditionKey { app: None, event: Event::Withheld };
             let in_flight = in_flight.iter().map(|state| (key, *state)).collect();
             let holds = [(key, holds)].into();
-            let claims = Decider { process, now }.claims(self.0.rows(), &holds, &in_flight);
+            let claims = ClaimPlanner { process, now }.claims(self.0.rows(), &holds, &in_flight);
             let claim = claims.first()?;
             self.0.apply(&claim.change);
             (!claim.is_renewal).then_some(claim.state)
         }
 
-        fn deliver(&mut self, minutes: i64, state: State) {
+        fn deliver(&mut self, minutes: i64, state: ConditionState) {
             let row = self.0.rows()[0].clone();
             let row = NotificationRow { state: state.as_str().to_owned(), ..row };
-            self.0.apply(&finished(row, start() + TimeDelta::minutes(minutes)));
+            self.0.apply(&delivered_change(row, start() + TimeDelta::minutes(minutes)));
         }
     }
 
@@ -235,37 +257,37 @@ mod tests {
         let mut rows = Rows::default();
         assert_eq!(rows.check("a", 0, Holds::No, &[]), None);
         assert_eq!(rows.check("a", 1, Holds::Yes { is_debounced: false }, &[]), None);
-        assert_eq!(rows.check("a", 2, DEBOUNCED, &[]), Some(State::Begins));
-        rows.deliver(3, State::Begins);
+        assert_eq!(rows.check("a", 2, DEBOUNCED, &[]), Some(ConditionState::Begins));
+        rows.deliver(3, ConditionState::Begins);
         assert_eq!(rows.check("a", 24 * 60 + 2, DEBOUNCED, &[]), None);
-        assert_eq!(rows.check("a", 24 * 60 + 3, DEBOUNCED, &[]), Some(State::Lasts));
-        rows.deliver(24 * 60 + 4, State::Lasts);
+        assert_eq!(rows.check("a", 24 * 60 + 3, DEBOUNCED, &[]), Some(ConditionState::Lasts));
+        rows.deliver(24 * 60 + 4, ConditionState::Lasts);
         assert_eq!(rows.check("a", 24 * 60 + 5, Holds::Unknown, &[]), None);
-        assert_eq!(rows.check("a", 24 * 60 + 6, Holds::No, &[]), Some(State::Ends));
-        rows.deliver(24 * 60 + 7, State::Ends);
+        assert_eq!(rows.check("a", 24 * 60 + 6, Holds::No, &[]), Some(ConditionState::Ends));
+        rows.deliver(24 * 60 + 7, ConditionState::Ends);
         assert_eq!(rows.check("a", 24 * 60 + 8, Holds::No, &[]), None);
-        assert_eq!(rows.check("a", 24 * 60 + 9, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 24 * 60 + 9, DEBOUNCED, &[]), Some(ConditionState::Begins));
     }
 
     #[test]
     fn no_process_repeats_the_notification_of_another_one() {
         let mut rows = Rows::default();
-        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(ConditionState::Begins));
         assert_eq!(rows.check("b", 1, DEBOUNCED, &[]), None);
-        rows.deliver(2, State::Begins);
+        rows.deliver(2, ConditionState::Begins);
         assert_eq!(rows.check("b", 3, DEBOUNCED, &[]), None);
-        assert_eq!(rows.check("b", 4, Holds::No, &[]), Some(State::Ends));
+        assert_eq!(rows.check("b", 4, Holds::No, &[]), Some(ConditionState::Ends));
         assert_eq!(rows.check("a", 5, Holds::No, &[]), None);
     }
 
     #[test]
     fn a_process_with_an_old_state_of_the_condition_cannot_claim_a_new_beginning() {
         let mut rows = Rows::default();
-        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
-        rows.deliver(1, State::Begins);
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(ConditionState::Begins));
+        rows.deliver(1, ConditionState::Begins);
         let old = rows.0.rows().to_vec();
-        assert_eq!(rows.check("a", 2, Holds::No, &[]), Some(State::Ends));
-        rows.deliver(3, State::Ends);
+        assert_eq!(rows.check("a", 2, Holds::No, &[]), Some(ConditionState::Ends));
+        rows.deliver(3, ConditionState::Ends);
         // The store compares the row that the other process has read with the stored one.
         assert_ne!(old, rows.0.rows());
         assert_eq!(rows.0.rows().len(), 1);
@@ -274,43 +296,43 @@ mod tests {
     #[test]
     fn an_expired_claim_is_taken_over_and_a_renewed_one_is_not() {
         let mut rows = Rows::default();
-        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
-        assert_eq!(rows.check("a", 10, DEBOUNCED, &[State::Begins]), None);
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(ConditionState::Begins));
+        assert_eq!(rows.check("a", 10, DEBOUNCED, &[ConditionState::Begins]), None);
         assert_eq!(rows.check("b", 24, DEBOUNCED, &[]), None);
-        assert_eq!(rows.check("b", 25, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("b", 25, DEBOUNCED, &[]), Some(ConditionState::Begins));
         assert_eq!(rows.check("a", 26, DEBOUNCED, &[]), None);
         assert_eq!(rows.check("c", 60, Holds::Unknown, &[]), None);
-        assert_eq!(rows.check("c", 61, Holds::No, &[]), Some(State::Ends));
-        assert_eq!(rows.check("d", 90, Holds::Unknown, &[]), Some(State::Ends));
+        assert_eq!(rows.check("c", 61, Holds::No, &[]), Some(ConditionState::Ends));
+        assert_eq!(rows.check("d", 90, Holds::Unknown, &[]), Some(ConditionState::Ends));
     }
 
     #[test]
     fn the_end_follows_an_undelivered_beginning_from_the_same_process_only() {
         let mut rows = Rows::default();
-        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(ConditionState::Begins));
         assert_eq!(rows.check("b", 1, Holds::No, &[]), None);
-        assert_eq!(rows.check("a", 2, Holds::No, &[State::Begins]), Some(State::Ends));
-        assert_eq!(rows.check("a", 3, DEBOUNCED, &[State::Begins, State::Ends]), None);
+        assert_eq!(rows.check("a", 2, Holds::No, &[ConditionState::Begins]), Some(ConditionState::Ends));
+        assert_eq!(rows.check("a", 3, DEBOUNCED, &[ConditionState::Begins, ConditionState::Ends]), None);
         // The beginning is delivered. The end is not.
         let row = NotificationRow { state: "begins".to_owned(), ..rows.0.rows()[0].clone() };
-        rows.0.apply(&finished(row, start()));
-        assert_eq!(rows.check("a", 4, DEBOUNCED, &[State::Ends]), None);
-        rows.deliver(5, State::Ends);
-        assert_eq!(rows.check("a", 6, DEBOUNCED, &[]), Some(State::Begins));
+        rows.0.apply(&delivered_change(row, start()));
+        assert_eq!(rows.check("a", 4, DEBOUNCED, &[ConditionState::Ends]), None);
+        rows.deliver(5, ConditionState::Ends);
+        assert_eq!(rows.check("a", 6, DEBOUNCED, &[]), Some(ConditionState::Begins));
     }
 
     #[test]
     fn a_claim_whose_result_was_lost_is_made_again_at_once() {
         let mut rows = Rows::default();
-        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
-        assert_eq!(rows.check("a", 1, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(ConditionState::Begins));
+        assert_eq!(rows.check("a", 1, DEBOUNCED, &[]), Some(ConditionState::Begins));
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_end_the_daily_notifications() {
         let mut rows = Rows::default();
-        assert_eq!(rows.check("a", 60 * 24 * 365, DEBOUNCED, &[]), Some(State::Begins));
-        rows.deliver(60 * 24 * 365, State::Begins);
-        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Lasts));
+        assert_eq!(rows.check("a", 60 * 24 * 365, DEBOUNCED, &[]), Some(ConditionState::Begins));
+        rows.deliver(60 * 24 * 365, ConditionState::Begins);
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(ConditionState::Lasts));
     }
 }

@@ -74,7 +74,7 @@ pub struct LastEnds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredStatistics {
     /// When statistics were last fetched successfully.
-    pub last: Option<DateTime<Utc>>,
+    pub last_fetch: Option<DateTime<Utc>>,
     /// Whether a given day is stored.
     pub has_day: bool,
 }
@@ -156,6 +156,9 @@ impl Store {
         let day = day.to_string();
         let (last_fetch, days): (Option<i64>, i64) =
             self.fetch_one(ACTION, STORED_STATISTICS, &values![app.0, &day]).await?;
-        Ok(StoredStatistics { last: last_fetch.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
+        Ok(StoredStatistics {
+            last_fetch: last_fetch.and_then(DateTime::from_timestamp_millis),
+            has_day: days > 0,
+        })
     }
 }

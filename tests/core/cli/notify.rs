@@ -95,7 +95,7 @@ async fn a_refused_test_notification_exits_78_and_names_the_remedy() {
             "wecom",
             200,
             r#"{"errcode":93000,"errmsg":"invalid webhook url"}"#,
-            "is not one of an active robot",
+            "is not the URL of an active robot",
         ),
         (
             "dingtalk",
@@ -125,14 +125,14 @@ async fn a_receiver_that_cannot_accept_the_test_now_exits_1() {
         (
             "json",
             Reply::Status(500, format!("oops {TOKEN}")),
-            "HTTP 500: it has a problem of its own (oops (hidden))",
+            "HTTP 500: it has an internal error (oops (hidden))",
         ),
         ("json", Reply::Close, "the receiver cannot be reached: "),
-        ("slack", Reply::Status(429, String::new()), "HTTP 429: it limits the rate"),
+        ("slack", Reply::Status(429, String::new()), "HTTP 429: its rate limit was exceeded"),
         (
             "wecom",
             Reply::ok(r#"{"errcode":45009,"errmsg":"api freq out of limit"}"#),
-            "code 45009: it limits the rate",
+            "code 45009: its rate limit was exceeded",
         ),
         ("feishu", Reply::ok("<html>"), "without a result"),
     ] {

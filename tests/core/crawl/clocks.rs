@@ -10,12 +10,12 @@ use crate::confirmation::{complete, deleted};
 
 crawl_tests! {
     a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_record,
-    a_clock_a_year_ahead_that_no_date_header_contradicts_does_no_lasting_harm,
+    the_effects_of_an_undetected_clock_a_year_ahead_end_with_the_next_crawls,
     a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts,
 }
 
-/// Returns every row that a crawl may write, except its own record.
-async fn rows_beside_crawls(harness: &Harness) -> Vec<Vec<String>> {
+/// Returns all rows that a crawl may write, except its own record in `crawl`.
+async fn rows_except_crawl_records(harness: &Harness) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for table in ["group_row", "type_state", "daily_count", "group_event", "group_question", "crawl_change"] {
         rows.extend(harness.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
@@ -23,22 +23,21 @@ async fn rows_beside_crawls(harness: &Harness) -> Vec<Vec<String>> {
     rows
 }
 
-/// In hours.
-const A_YEAR: i32 = 365 * 24;
+const YEAR_IN_HOURS: i32 = 365 * 24;
 
 async fn a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_record(harness: Harness) {
     harness.create("Public", "a b c");
     complete(&harness).await;
     harness.dissolve("a");
     harness.create("Public", "d");
-    for hours in [A_YEAR, -A_YEAR] {
-        let before = rows_beside_crawls(&harness).await;
+    for hours in [YEAR_IN_HOURS, -YEAR_IN_HOURS] {
+        let before = rows_except_crawl_records(&harness).await;
         // Only the crawler's clock is wrong. The API's `Date` header is right.
         harness.move_clock_by_hours(hours);
         harness.api.set_date_offset(TimeDelta::hours((-hours).into()));
         let report = harness.crawl().await;
         assert_eq!(outcome(&report), "failed clock", "{}", reason_text(&report));
-        assert_eq!(rows_beside_crawls(&harness).await, before, "{hours} h");
+        assert_eq!(rows_except_crawl_records(&harness).await, before, "{hours} h");
         harness.move_clock_by_hours(-hours);
         harness.api.set_date_offset(TimeDelta::zero());
     }
@@ -50,7 +49,7 @@ async fn a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_recor
     assert_eq!(harness.lines("SELECT DISTINCT day FROM daily_counts").await, [today]);
 }
 
-async fn a_clock_a_year_ahead_that_no_date_header_contradicts_does_no_lasting_harm(mut harness: Harness) {
+async fn the_effects_of_an_undetected_clock_a_year_ahead_end_with_the_next_crawls(mut harness: Harness) {
     harness.retention = Retention { deleted_groups: Some(30), events: Some(30), counts: Some(30) };
     harness.create("Public", "a b c d e");
     complete(&harness).await;
@@ -58,17 +57,17 @@ async fn a_clock_a_year_ahead_that_no_date_header_contradicts_does_no_lasting_ha
     complete(&harness).await;
     harness.dissolve("b");
     harness.create("Public", "f");
-    harness.move_clock_by_hours(A_YEAR);
+    harness.move_clock_by_hours(YEAR_IN_HOURS);
     harness.api.script(At::Every, Fault::NoDate);
     complete(&harness).await;
     harness.api.clear_faults();
-    harness.move_clock_by_hours(-A_YEAR);
+    harness.move_clock_by_hours(-YEAR_IN_HOURS);
     harness.dissolve("c");
     let report = complete(&harness).await;
     harness.move_clock_by_hours(24);
     let next = complete(&harness).await;
     harness.assert_table_matches_api().await;
-    assert_eq!(deleted(&harness).await, ["a", "b", "c"], "retention removed nothing too early");
+    assert_eq!(deleted(&harness).await, ["a", "b", "c"], "retention must not remove rows too early");
     let format_time = harness::crawl::format_time;
     let c = "SELECT last_seen_at <= deleted_at, deleted_at FROM groups WHERE group_id = 'c'";
     assert_eq!(harness.lines(c).await, [format!("1 {}", format_time(report.finished_at))]);
@@ -95,11 +94,11 @@ async fn a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts(harness:
     let before = harness.lines(days).await;
     // No answer has a `Date`, so the crawl does not notice the wrong clock.
     harness.api.script(At::Every, Fault::Status(502));
-    harness.move_clock_by_hours(-A_YEAR);
+    harness.move_clock_by_hours(-YEAR_IN_HOURS);
     assert_eq!(outcome(&harness.crawl().await), "failed network");
     assert_eq!(harness.lines(days).await, before);
     harness.api.clear_faults();
-    harness.move_clock_by_hours(A_YEAR);
+    harness.move_clock_by_hours(YEAR_IN_HOURS);
     complete(&harness).await;
     assert!(harness.lines(days).await.starts_with(&before[..4]));
 }

@@ -1,6 +1,6 @@
 //! Confirmation of deletions by `get_group_info`. Whatever the lists say, no existing group is
-//! marked deleted, and every dissolved group is marked deleted by the next crawl that may ask about
-//! it.
+//! marked deleted, and every dissolved group is marked deleted by the next crawl that may look
+//! it up.
 //!
 //! After every crawl, [`Harness::assert_invariants`] checks that no group was deleted that existed
 //! throughout the crawl.
@@ -21,14 +21,14 @@ crawl_tests! {
     a_group_for_which_the_api_rejects_the_request_is_isolated_from_the_others,
     a_failed_or_unusable_answer_deletes_nothing,
     answers_in_another_order_are_matched_to_their_groups,
-    groups_not_asked_about_because_of_throttling_are_asked_about_later,
+    groups_not_looked_up_because_of_throttling_are_looked_up_later,
     a_single_candidate_reported_as_an_illegal_id_is_held_after_three_crawls_and_backed_off,
     a_listed_control_that_was_dissolved_is_replaced,
-    an_existing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls,
+    an_existing_group_that_lists_lack_is_looked_up_after_1_2_4_8_16_and_24_crawls,
     an_emptied_app_is_settled_by_one_crawl,
     a_large_loss_is_held_and_later_crawls_confirm_or_release_but_never_delete,
-    groups_with_an_undone_deletion_are_not_asked_about,
-    an_unchanged_crawl_writes_nothing_and_asks_nothing,
+    groups_with_an_undone_deletion_are_not_looked_up,
+    an_unchanged_crawl_writes_nothing_and_looks_up_nothing,
 }
 
 pub(crate) fn numbered(prefix: &str, numbers: std::ops::Range<u32>) -> String {
@@ -220,7 +220,7 @@ async fn answers_in_another_order_are_matched_to_their_groups(harness: Harness) 
     assert_eq!(deleted(&harness).await, ["b", "d"]);
 }
 
-async fn groups_not_asked_about_because_of_throttling_are_asked_about_later(harness: Harness) {
+async fn groups_not_looked_up_because_of_throttling_are_looked_up_later(harness: Harness) {
     let throttled = Settings { info_per_second: Some(1), ..Settings::default() };
     let mut harness = harness.with_api(throttled).await;
     harness.page_limit = 1000;
@@ -257,15 +257,15 @@ async fn a_single_candidate_reported_as_an_illegal_id_is_held_after_three_crawls
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete unconfirmable", "{}", reason_text(&report));
     assert_eq!(missing(&harness).await, ["b held"]);
-    let mut asked_in = Vec::new();
+    let mut looked_up_in = Vec::new();
     for crawl in 1..=16 {
         let before = harness.requests_so_far();
         complete(&harness).await;
         if !info_requests(&harness, before).is_empty() {
-            asked_in.push(crawl);
+            looked_up_in.push(crawl);
         }
     }
-    assert_eq!(asked_in, [1, 3, 7, 15]);
+    assert_eq!(looked_up_in, [1, 3, 7, 15]);
     assert_eq!(missing(&harness).await, ["b held"]);
     assert_eq!(deleted(&harness).await, [""; 0]);
     let program = ProgramHarness::new(harness, "group_types = [\"Public\", \"Private\"]\n");
@@ -292,23 +292,24 @@ async fn a_listed_control_that_was_dissolved_is_replaced(harness: Harness) {
     harness.assert_table_matches_api().await;
 }
 
-async fn an_existing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls(harness: Harness) {
+async fn an_existing_group_that_lists_lack_is_looked_up_after_1_2_4_8_16_and_24_crawls(harness: Harness) {
     harness.create("Public", "a b c d e");
     complete(&harness).await;
     harness.api.hide(&["b"]);
-    let mut asked_in = Vec::new();
+    let mut looked_up_in = Vec::new();
     for crawl in 1..=57 {
         let before = harness.requests_so_far();
         let report = complete(&harness).await;
-        let is_asked = !info_requests(&harness, before).is_empty();
-        assert_eq!(report.lookups.spared, u64::from(is_asked));
-        if is_asked {
-            asked_in.push(crawl);
+        let is_looked_up = !info_requests(&harness, before).is_empty();
+        assert_eq!(report.lookups.spared, u64::from(is_looked_up));
+        if is_looked_up {
+            looked_up_in.push(crawl);
         }
     }
-    assert_eq!(asked_in, [1, 2, 4, 8, 16, 32, 56]);
+    assert_eq!(looked_up_in, [1, 2, 4, 8, 16, 32, 56]);
     assert_eq!(missing(&harness).await, [""; 0]);
-    // Once a list has the group again, the back-off ends: the next time it is asked about at once.
+    // Once a list has the group again, the back-off ends: the next crawl that does not list the
+    // group looks it up.
     harness.api.show_all();
     complete(&harness).await;
     harness.dissolve("b");
@@ -360,7 +361,7 @@ async fn a_large_loss_is_held_and_later_crawls_confirm_or_release_but_never_dele
     assert_live_ids_match_api(&harness).await;
 }
 
-async fn groups_with_an_undone_deletion_are_not_asked_about(harness: Harness) {
+async fn groups_with_an_undone_deletion_are_not_looked_up(harness: Harness) {
     harness.create("Public", "a b c d");
     complete(&harness).await;
     harness.dissolve("b");
@@ -374,7 +375,7 @@ async fn groups_with_an_undone_deletion_are_not_asked_about(harness: Harness) {
     assert_eq!(info_requests(&harness, before), [0; 0]);
 }
 
-async fn an_unchanged_crawl_writes_nothing_and_asks_nothing(mut harness: Harness) {
+async fn an_unchanged_crawl_writes_nothing_and_looks_up_nothing(mut harness: Harness) {
     harness.page_limit = 100;
     harness.create("Public", "a b c d e");
     harness.create("Private", "f");
@@ -385,7 +386,7 @@ async fn an_unchanged_crawl_writes_nothing_and_asks_nothing(mut harness: Harness
     for _ in 0..4 {
         complete(&harness).await;
     }
-    // The first, second and fourth of these crawls asked about the existing group. The next ones do
+    // The first, second and fourth of these crawls looked up the existing group. The next ones do
     // not.
     for _ in 0..3 {
         let before = harness.requests_so_far();

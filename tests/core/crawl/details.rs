@@ -182,8 +182,8 @@ async fn an_interrupted_run_continues_where_it_stopped(harness: Harness) {
     let requests_before = harness.requests_so_far();
     expire_claims(&harness).await;
     refresh(&harness).await;
-    let asked: Vec<usize> = requested_after(&harness, requests_before).iter().map(Vec::len).collect();
-    assert_eq!(asked, [50, 50, 30]);
+    let sizes: Vec<usize> = requested_after(&harness, requests_before).iter().map(Vec::len).collect();
+    assert_eq!(sizes, [50, 50, 30]);
     assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "330");
 }
 

@@ -15,7 +15,7 @@ crawl_tests! {
     a_dry_run_of_a_short_list_predicts_an_incomplete_crawl,
     a_dry_run_holds_the_lease_and_records_the_request_interval,
     a_dry_run_that_fails_reports_the_changes_found_so_far,
-    a_dry_run_asks_about_candidates_too,
+    a_dry_run_looks_up_candidates_too,
 }
 
 async fn a_dry_run_before_the_first_crawl_reports_a_baseline(mut harness: Harness) {
@@ -159,7 +159,7 @@ async fn a_dry_run_that_fails_reports_the_changes_found_so_far(harness: Harness)
     assert_eq!(dry_run.reason.unwrap().error_code, Some(10003));
 }
 
-async fn a_dry_run_asks_about_candidates_too(harness: Harness) {
+async fn a_dry_run_looks_up_candidates_too(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
     harness.api.retype("b", "Own");

@@ -10,17 +10,17 @@ use tokio_util::sync::CancellationToken;
 use crate::verdicts::position_cursor;
 
 crawl_tests! {
-    candidates_are_asked_about_in_requests_of_fifty_ids_two_of_which_are_controls,
+    candidates_are_looked_up_in_requests_of_fifty_ids_two_of_which_are_controls,
     an_unlisted_group_that_exists_is_kept_as_if_listed,
     a_missing_group_that_a_later_crawl_finds_existing_is_no_longer_missing,
     the_type_of_an_existing_group_is_learned_from_the_answer,
     without_group_types_the_types_in_answers_are_not_stored,
     a_group_without_a_usable_answer_is_missing,
     if_get_group_info_keeps_failing_nothing_is_deleted_and_the_crawl_is_complete,
-    if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_and_asked_about_later,
-    groups_that_the_guard_withholds_are_asked_about_and_marked_confirmed,
+    if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_and_looked_up_later,
+    groups_that_the_guard_withholds_are_looked_up_and_marked_confirmed,
     the_code_of_an_answer_is_ignored_if_it_has_entries_for_its_groups,
-    a_crawl_can_be_cancelled_while_it_asks_about_groups,
+    a_crawl_can_be_cancelled_while_it_looks_up_groups,
 }
 
 fn create_numbered(harness: &Harness, numbers: Range<u32>) {
@@ -31,7 +31,7 @@ fn dissolve_numbered(harness: &Harness, numbers: Range<u32>) {
     numbers.for_each(|n| harness.dissolve(&format!("g{n}")));
 }
 
-async fn candidates_are_asked_about_in_requests_of_fifty_ids_two_of_which_are_controls(mut harness: Harness) {
+async fn candidates_are_looked_up_in_requests_of_fifty_ids_two_of_which_are_controls(mut harness: Harness) {
     harness.page_limit = 1000;
     create_numbered(&harness, 0..70);
     harness.create("Private", "p q");
@@ -72,7 +72,7 @@ async fn an_unlisted_group_that_exists_is_kept_as_if_listed(harness: Harness) {
     assert_eq!(harness.value(seen).await, format_time(report.started_at));
     assert_eq!(harness.value("SELECT spared FROM crawls WHERE crawl_id = 2").await, "1");
     harness.assert_table_matches_api().await;
-    // As long as no list has the group, it is asked about again, after 1, 2, 4 … crawls.
+    // As long as no list has the group, it is looked up again, after 1, 2, 4 … crawls.
     assert_eq!(harness.crawl().await.lookups.spared, 1);
     harness.dissolve("b");
     assert_eq!(harness.crawl().await.lookups.asked, 0);
@@ -169,7 +169,7 @@ async fn if_get_group_info_keeps_failing_nothing_is_deleted_and_the_crawl_is_com
     harness.assert_table_matches_api().await;
 }
 
-async fn if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_and_asked_about_later(
+async fn if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_and_looked_up_later(
     harness: Harness,
 ) {
     for code in [10007, 60010, 10026] {
@@ -190,15 +190,15 @@ async fn if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_an
         assert_eq!(report.deletions, Some(Deletions::Withheld));
         let expected = ["a Public", "b Public missing", "c Public missing", "d Public", "p Private missing"];
         assert_eq!(harness.table().await, expected);
-        // Once the API answers, the held groups are asked about. They may be marked confirmed or
+        // Once the API answers, the held groups are looked up. They may be marked confirmed or
         // released, but not deleted.
         harness.api.clear_faults();
         let before = harness.requests_so_far();
         let report = harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.events.vanished), ("complete", 0));
-        let mut asking = info_requests(&harness.requests_after(before));
-        asking.sort();
-        assert_eq!(asking, ["about 3", "about 4"]);
+        let mut requests = info_requests(&harness.requests_after(before));
+        requests.sort();
+        assert_eq!(requests, ["about 3", "about 4"]);
         let held =
             "SELECT group_id, confirmed, missing_since IS NULL FROM live_groups WHERE held ORDER BY group_id";
         assert_eq!(harness.lines(held).await, ["b 1 0", "p 1 0"]);
@@ -217,7 +217,7 @@ fn info_requests(requests: &[String]) -> Vec<String> {
     requests.iter().filter(|request| request.starts_with("about")).cloned().collect()
 }
 
-async fn groups_that_the_guard_withholds_are_asked_about_and_marked_confirmed(mut harness: Harness) {
+async fn groups_that_the_guard_withholds_are_looked_up_and_marked_confirmed(mut harness: Harness) {
     harness.deletion.max_fraction = 0.5;
     harness.create("Public", "a b c d");
     harness.create("Private", "p q r s t u v");
@@ -230,9 +230,9 @@ async fn groups_that_the_guard_withholds_are_asked_about_and_marked_confirmed(mu
         ("complete guard", 3, 1)
     );
     assert_eq!((report.lookups.confirmed, report.withheld_confirmed), (4, 3));
-    let mut asking = info_requests(&harness.requests_after(before));
-    asking.sort();
-    assert_eq!(asking, ["about 3", "about 5"]);
+    let mut requests = info_requests(&harness.requests_after(before));
+    requests.sort();
+    assert_eq!(requests, ["about 3", "about 5"]);
     let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
     assert_eq!(harness.lines(held).await, ["a 1", "b 1", "c 1"]);
 }
@@ -251,7 +251,7 @@ async fn the_code_of_an_answer_is_ignored_if_it_has_entries_for_its_groups(harne
     harness.assert_table_matches_api().await;
 }
 
-async fn a_crawl_can_be_cancelled_while_it_asks_about_groups(harness: Harness) {
+async fn a_crawl_can_be_cancelled_while_it_looks_up_groups(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");

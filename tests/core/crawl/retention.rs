@@ -27,8 +27,8 @@ async fn crawl_daily_until(harness: &Harness, day: &str) {
     }
 }
 
-/// Makes a crawl that may remove events. Afterwards the events need not agree with the rows, so only
-/// the consistency of the rows is asserted.
+/// Makes a crawl that may remove events. Afterwards the events need not agree with the rows, so
+/// only the consistency of the rows is asserted.
 async fn crawl_and_purge(harness: &Harness) -> CrawlReport {
     harness.prepare_crawl();
     let report = harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await;

@@ -16,7 +16,7 @@ use serde_json::json;
 use sha2::Sha256;
 use tim_group_sync::daemon::Database;
 use tim_group_sync::model::{CrawlId, SdkAppId};
-use tim_group_sync::notify::{CLAIM_EXPIRES_AFTER, Event, Notification, OUTBOX_CAPACITY, State};
+use tim_group_sync::notify::{CLAIM_EXPIRES_AFTER, ConditionState, Event, Notification, OUTBOX_CAPACITY};
 use tim_group_sync::policy::{DeletionPolicy, NotificationFormat};
 use tim_group_sync::store::StoreError;
 use tim_group_sync::tencent::usersig::SecretKey;
@@ -302,8 +302,7 @@ async fn an_unavailable_database_is_reported_after_ten_minutes_and_when_it_is_av
     let began = advance_until_notified(&harness, &receiver).await;
     let text = began["text"].as_str().unwrap();
     assert!(
-        text.starts_with("The service on ")
-            && text.ends_with(&format!("crawls nothing meanwhile: {problem}.")),
+        text.starts_with("The service on ") && text.ends_with(&format!("so it crawls no app: {problem}.")),
         "{text}"
     );
     assert!(began["app"].is_null() && began["sdk_app_id"].is_null());
@@ -390,7 +389,7 @@ async fn a_refused_notification_is_not_retried_and_the_refusal_is_logged_once() 
     let log = log.text();
     let warned: Vec<&str> =
         log.lines().filter(|line| line.contains("a notification was not delivered")).collect();
-    let expected = "the receiver answered code 300001: the URL in url_file is not one of an active robot (token (hidden) of \
+    let expected = "the receiver answered code 300001: the URL in url_file is not the URL of an active robot (token (hidden) of \
                     (hidden) is not exist)";
     assert!(warned.len() == 1 && warned[0].contains(expected), "{warned:?}");
     assert!(!log.contains(TOKEN) && !log.contains(SECRET), "{log}");
@@ -458,7 +457,7 @@ async fn a_new_receiver_gets_the_notifications_that_the_old_one_did_not_accept_a
 fn hostile() -> Notification {
     Notification {
         event: Event::Withheld,
-        state: State::Begins,
+        state: ConditionState::Begins,
         app: Some("prod".to_owned()),
         sdk_app_id: SdkAppId::new(1_400_000_000),
         at: "2026-03-10T09:00:00Z".parse().unwrap(),

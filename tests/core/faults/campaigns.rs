@@ -29,17 +29,19 @@ const LAST_PAGE: u64 = 6;
 pub(crate) const CLOSING_COUNT: u64 = 7;
 
 /// The last request of a crawl with candidates: after the closing count, one `get_group_info`
-/// request asks about those of Public and one about those of Private.
+/// request looks up those of Public and one those of Private.
 pub(crate) const LAST_INFO_REQUEST: u64 = CLOSING_COUNT + 2;
 
 /// An app with seven groups of Public and four of Private. Before each crawl one group of each type
 /// is created and another is dissolved.
 pub(crate) struct FaultCampaign {
     pub(crate) harness: Harness,
+    /// The number of crawls so far, without the first one. It numbers the replaced groups.
     pub(crate) round: u32,
 }
 
 impl FaultCampaign {
+    /// Creates the groups, and makes the first crawl.
     pub(crate) async fn begin(harness: Harness) -> Self {
         let (public, private) = (0..7, 0..4);
         public.for_each(|n| harness.create("Public", &format!("public-{n}")));
@@ -77,6 +79,7 @@ impl FaultCampaign {
         }
     }
 
+    /// Scripts a fault, and returns a description of it for assertion messages.
     fn script_fault(&self, fault: &Fault, request: u64, lasting: bool) -> String {
         if lasting {
             self.harness.fault_from_request(request, fault.clone());
@@ -212,6 +215,7 @@ fn all_faults() -> Vec<Fault> {
 /// group of each configured type.
 #[expect(clippy::print_stdout, reason = "docs/faults.md gives the number of crawls")]
 async fn assert_recovery_from_every_fault(harness: Harness, lasting: bool) {
+    /// The number of list requests of a crawl.
     const LISTS: u64 = 13;
     let (mut crawls, mut sample) = (0, Sample::of_one_in(43));
     for fault in all_faults() {
@@ -275,12 +279,14 @@ fn info_faults(absent: i64) -> Vec<Fault> {
 /// groups listed under another type or without a configured type, and about a held group.
 struct InfoCampaign {
     harness: Harness,
+    /// The number of crawls with a fault so far. It numbers the replaced groups.
     round: u32,
 }
 
 impl InfoCampaign {
     const REQUESTS: u64 = 5;
 
+    /// Creates the groups, and makes the first crawl.
     async fn begin(harness: Harness) -> Self {
         harness.create("Public", "public-0 public-a public-b held claimed");
         harness.create("Private", "private-0 private-a strange");

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::campaigns::{CLOSING_COUNT, FaultCampaign, LAST_INFO_REQUEST};
 
 crawl_tests! {
-    a_clock_that_is_set_during_a_crawl_does_no_harm,
+    a_clock_that_is_set_during_a_crawl_does_not_affect_the_groups,
     a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing,
     a_crawl_cancelled_before_it_begins_lists_nothing,
     a_second_crawler_of_the_same_app_gives_up_or_waits,
@@ -22,7 +22,7 @@ crawl_tests! {
     a_crawl_after_a_kill_starts_from_the_first_page,
 }
 
-async fn a_clock_that_is_set_during_a_crawl_does_no_harm(harness: Harness) {
+async fn a_clock_that_is_set_during_a_crawl_does_not_affect_the_groups(harness: Harness) {
     let mut campaign = FaultCampaign::begin(harness).await;
     for hours in [-30, 30, 2000, -2000] {
         for request in 1..=CLOSING_COUNT {
@@ -100,7 +100,7 @@ async fn waiting_for_another_crawler_can_be_cancelled(harness: Harness) {
     harness.prepare_crawl();
     let held = harness.api.hold(At::Request(1));
     let (first, second) = (harness.crawler(), harness.new_crawler());
-    let (go_on, stop) = (CancellationToken::new(), CancellationToken::new());
+    let (never_stop, stop) = (CancellationToken::new(), CancellationToken::new());
     let meanwhile = async {
         held.reached().await;
         let mut progress = second.progress();
@@ -112,7 +112,7 @@ async fn waiting_for_another_crawler_can_be_cancelled(harness: Harness) {
         assert!(matches!(stopped, Err(CrawlError::Stopped)));
         held.release();
     };
-    let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &go_on), meanwhile);
+    let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &never_stop), meanwhile);
     assert_eq!(outcome(&report.unwrap()), "complete");
     assert_eq!(harness.value("SELECT count(*) FROM crawls").await, "1");
 }

@@ -44,7 +44,7 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut harness: Harness) {
     harness.request_timeout = Duration::from_millis(200);
     harness.group_types = group_types(&["Public", "Private"]);
     harness.create("Public", "a b c d");
-    let mut signatures = Vec::new();
+    let mut signing_times = Vec::new();
     for fault in [
         None,
         Some(Fault::ErrorCode(70001)),
@@ -62,7 +62,7 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut harness: Harness) {
         }
         tracing::info!("{:?}", harness.crawler());
         let report = harness.crawl().await;
-        signatures.extend(report.started_at.timestamp()..=report.finished_at.timestamp());
+        signing_times.extend(report.started_at.timestamp()..=report.finished_at.timestamp());
         harness.api.clear_faults();
     }
     let log = log.text();
@@ -72,8 +72,8 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut harness: Harness) {
     for secret in [key.as_str(), "usersig=", "eJyrVg", "eJw"] {
         assert!(!log.contains(secret), "{secret:?} was logged");
     }
-    for issued_at in signatures {
-        let signature = harness.signature(issued_at);
+    for time in signing_times {
+        let signature = harness.signature(time);
         assert!(!log.contains(signature.expose()) && !log.contains(&signature.expose()[8..40]));
     }
 }

@@ -223,12 +223,7 @@ impl RandomApp {
             self.harness.crawl_killed_by(held.reached()).await;
         } else {
             let report = self.harness.crawl().await;
-            self.latest_steps.push(format!(
-                "{} {} asked {:?}",
-                report.crawl,
-                outcome(&report),
-                report.lookups
-            ));
+            self.latest_steps.push(format!("{} {} {:?}", report.crawl, outcome(&report), report.lookups));
         }
         self.harness.clear_faults_and_actions();
     }
@@ -295,8 +290,8 @@ async fn random_faulty_crawls_never_delete_an_existing_group(harness: Harness) {
 }
 
 /// One group is created, dissolved or retyped, or moves in the list, at each request of a crawl. A
-/// list with position cursors may then skip an existing group, so there each candidate is asked
-/// about before it is deleted.
+/// list with position cursors may then skip an existing group, so there each candidate is looked
+/// up before it is deleted.
 async fn no_group_that_changes_during_a_crawl_is_lost(harness: Harness) {
     const REQUESTS: u64 = LAST_INFO_REQUEST;
     type Move = fn(&SimulatedApp);

@@ -1,7 +1,7 @@
 //! Limits of one second: health checks under load, and a stop during a pause.
 //!
-//! These tests are a separate target. Cargo runs targets one after another, so tests of other topics
-//! do not delay them.
+//! These tests are a separate target. Cargo runs targets one after another, so tests of other
+//! topics do not delay them.
 
 mod health;
 mod retry;

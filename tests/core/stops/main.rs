@@ -1,7 +1,7 @@
 //! The time that a stop takes while another program or the API does not answer.
 //!
-//! These tests are a separate target. Cargo runs targets one after another, so tests of other topics
-//! do not delay them. They delay each other little, because they mostly wait.
+//! These tests are a separate target. Cargo runs targets one after another, so tests of other
+//! topics do not delay them. They delay each other little, because they mostly wait.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
