@@ -32,6 +32,7 @@ async fn serve_withheld_deletions() -> (Harness, Dashboard) {
     (harness, dashboard)
 }
 
+/// True once the charts, the events and the crawls of an app are shown.
 const LOADED: &str = "document.querySelector('canvas') && document.querySelector('.events tbody tr') && document.querySelector('.crawls tbody tr')";
 
 #[tokio::test]
@@ -196,6 +197,31 @@ async fn the_withheld_box_shows_the_share_the_types_and_the_ids() {
         assert!(text.contains(sentence), "no {sentence:?} in\n{text}");
     }
     browser.assert_clean(&dashboard).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn only_groups_whose_existence_is_not_confirmed_are_missing() {
+    let harness = Harness::on(Engine::Sqlite).await;
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
+    // `get_group_info` fails for one group that the lists lack, and confirms the other.
+    harness.dissolve("a");
+    harness.api.hide(&["b"]);
+    harness.api.script(At::Info, Fault::GroupCode("a".to_owned(), 10002));
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    let mut browser = Browser::start().await;
+    for (user, tile) in [
+        (DESKTOP, "Missing\n1\nof 4 live groups\nnot in complete lists, existence not confirmed"),
+        (CHINESE, "缺失\n1\n属于 4 个存续群组\n完整列表未列出，且接口未确认其存在"),
+    ] {
+        browser.open(&dashboard.url(), user).await;
+        browser.wait_until("document.querySelector('.tiles dd') && document.querySelector('canvas')").await;
+        let text = browser.text().await;
+        assert!(text.contains(tile), "no {tile:?} in\n{text}");
+        browser.assert_clean(&dashboard).await;
+    }
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ pub struct Harness {
     latest_time: LatestTime,
     /// The last crawl whose deletions were compared with the API.
     last_checked: Mutex<i64>,
+    /// The number of existing groups that were marked deleted because `get_group_info` was wrong.
     wrong_deletions: Mutex<u64>,
 }
 
@@ -124,6 +125,7 @@ struct ApiState {
     existing: BTreeMap<String, ExistingGroup>,
     /// The revision of the API's groups that `existing` was last compared with, if any.
     compared_revision: Option<u64>,
+    /// Actions, each with the number of the request during which it runs.
     actions: Vec<(u64, ScriptedAction)>,
     /// True if the lists are consistently wrong. Without `deletion.confirm`, wrong deletions are
     /// then expected.
@@ -134,7 +136,7 @@ struct ApiState {
 
 struct ExistingGroup {
     group_type: String,
-    /// True if the group was recreated with another type since then.
+    /// True if the group was recreated with another type since the crawl began.
     retyped: bool,
 }
 
@@ -155,6 +157,7 @@ impl LatestTime {
 type ScriptedAction = Box<dyn FnOnce(&SimulatedApp) + Send>;
 
 impl Harness {
+    /// Returns a harness on a new database of this engine.
     pub async fn on(engine: Engine) -> Self {
         let db = match engine {
             Engine::Sqlite => TestDatabase::sqlite().await,
@@ -209,6 +212,7 @@ impl Harness {
         self
     }
 
+    /// Makes each request advance the clock by a second, and run the actions that are due.
     fn install_request_hook(&self) {
         let (api_state, clock) = (Arc::clone(&self.api_state), self.clock.clone());
         lock(&api_state).compared_revision = None;
