@@ -23,9 +23,10 @@ use crate::publish;
 use crate::telemetry;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
 
-/// Maximum time that the start waits for the database before READY. A reachable server reports a
-/// wrong configuration within this time.
-const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum time that the start waits for the database before READY. A server that answers reports a
+/// wrong configuration within this time, even on a busy machine. A server that refuses connections
+/// delays the start by milliseconds, and a silent one by the limit of a connection, which is 5 s.
+const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after the end of the reload loop at which the program stops waiting for the database to
 /// close.
 const STOP_DEADLINE: Duration = Duration::from_millis(4_800);
