@@ -235,20 +235,18 @@ impl From<Output> for CombinedOutput {
     }
 }
 
-/// Waits for the end of a process and returns its output. A process that does not end fails the
-/// test, with what it does.
+/// Waits for the end of a process and returns its output. Fails the test and names the command if the
+/// process does not end.
 pub async fn wait_for_output(child: Child) -> Output {
     const LIMIT: Duration = Duration::from_secs(300);
     let pid = child.id();
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    match tokio::time::timeout(LIMIT, ended).await {
-        Ok(output) => output.unwrap(),
-        Err(_) => {
-            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
-            panic!("the process did not end within {LIMIT:?}: {}", command.replace('\0', " "));
-        }
+    if let Ok(output) = tokio::time::timeout(LIMIT, ended).await {
+        return output.unwrap();
     }
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+    panic!("the process did not end within {LIMIT:?}: {}", command.replace('\0', " "));
 }
 
 /// Sends SIGKILL and waits for the end of the process.
