@@ -2,20 +2,22 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
 use super::owner::become_owner;
 use super::setup::{Setup, database_location};
 use super::text;
-use crate::config::{self, Config, SecretFile};
-use crate::store::{CopyProgress, Lease, Store};
+use crate::config::{self, Config, PasswordRead, SecretFile};
+use crate::store::{CopyProgress, DatabaseLocation, Lease, Store};
 
 /// Interval between two lines of progress if stderr is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,6 +31,9 @@ pub(super) struct Copy {
     /// File with the password of a PostgreSQL server. Without it: PGPASSWORD or ~/.pgpass
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// The password of the target, as [`Self::read_password`] has read it.
+    #[arg(skip)]
+    password: Option<PasswordRead>,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -50,6 +55,18 @@ impl Copy {
         }
     }
 
+    /// Reads the password of a PostgreSQL server from its file. Must be called before the user is
+    /// changed: only root can read a private file of root.
+    pub(super) fn read_password(&mut self) -> Result<(), Failure> {
+        let Some(path) = self.password_file.clone() else { return Ok(()) };
+        if let config::DatabaseUrl::Postgres(_) = self.target()? {
+            let file = SecretFile { path, is_credential: false };
+            let read = file.read_password("--password-file");
+            self.password = Some(read.map_err(|error| Failure::new(Exit::Config, error))?);
+        }
+        Ok(())
+    }
+
     /// If the user is root and the target is a file, changes to the owner of its folder.
     pub(super) fn become_owner(&self) -> Result<(), Failure> {
         match self.target()? {
@@ -61,9 +78,14 @@ impl Copy {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
         let source = database_location(&config)?;
-        let password_file = self.password_file.clone().map(|path| SecretFile { path, is_credential: false });
-        let database = config::Database { url: self.target()?, password_file, ..config.database.clone() };
-        let target = database_location(&Config { database, ..config.clone() })?;
+        let database =
+            config::Database { url: self.target()?, password_file: None, ..config.database.clone() };
+        let mut target = database_location(&Config { database, ..config.clone() })?;
+        if let (DatabaseLocation::Postgres(server), Some(read)) = (&mut target, &self.password) {
+            read.warnings.iter().for_each(|warning| warn!("{warning}"));
+            let password = read.password.clone();
+            *server = server.clone().password_from(Arc::new(move || Ok(password.clone())));
+        }
         let store = setup.close_at_end(Store::open_existing(&source).await?);
         store.check_migrated().await?;
         // While the leases are held, no crawl can change the rows that are read.

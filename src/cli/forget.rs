@@ -17,7 +17,7 @@ use crate::store::{KnownApp, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Forget {
-    /// The app's name in the configuration, or its SDKAppID
+    /// The app's name in the database, or its SDKAppID
     #[arg(long, value_name = "NAME")]
     app: String,
     /// Do not ask for confirmation

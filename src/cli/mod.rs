@@ -148,6 +148,9 @@ impl Cli {
         if let Command::Restore(restore) = &mut self.command {
             restore.open()?;
         }
+        if let Command::Copy(copy) = &mut self.command {
+            copy.read_password()?;
+        }
         if self.command.needs_database() {
             setup.become_owner()?;
         }

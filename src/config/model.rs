@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
-use secrecy::ExposeSecret as _;
 
 use super::database_url::DatabaseUrl;
 use super::document::Setting;
@@ -148,12 +147,7 @@ impl Database {
     pub fn read_password(&self) -> Result<Option<PasswordRead>, SecretFileError> {
         match (&self.url, &self.password_file) {
             (DatabaseUrl::Postgres(url), Some(file)) if !url.has_password() => {
-                let (password, warnings) = file.read("database.password_file")?;
-                if password.expose_secret().contains(char::is_control) {
-                    let what = "a line break or another control character";
-                    return Err(SecretFileError::NotOnlySecret { path: file.path.clone(), what });
-                }
-                Ok(Some(PasswordRead { password, warnings }))
+                file.read_password("database.password_file").map(Some)
             }
             _ => Ok(None),
         }

@@ -108,6 +108,17 @@ impl SecretFile {
         Ok(SecretKeyRead { key, warnings })
     }
 
+    /// Reads the password of a database. Fails if it contains a control character. `setting` is the
+    /// key of the configuration, or the option, that names the file.
+    pub fn read_password(&self, setting: &str) -> Result<PasswordRead, SecretFileError> {
+        let (password, warnings) = self.read(setting)?;
+        if password.expose_secret().contains(char::is_control) {
+            let what = "a line break or another control character";
+            return Err(SecretFileError::NotOnlySecret { path: self.path.clone(), what });
+        }
+        Ok(PasswordRead { password, warnings })
+    }
+
     /// Reads a secret, and fails if it contains white space. Also returns warnings about the file.
     /// `setting` is the key of the configuration that names the file.
     pub(super) fn read_without_white_space(

@@ -1,5 +1,6 @@
 //! The connection settings of a PostgreSQL server: URL, password, certificate, schema and limits.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr as _;
@@ -29,8 +30,8 @@ pub type PasswordSource = Arc<dyn Fn() -> Result<SecretString, String> + Send + 
 pub struct PostgresDatabase {
     /// The URL as configured. It may contain a password.
     url: Arc<SecretString>,
-    /// The options at startup, for display and for the name of the sessions. All other options are
-    /// parsed again for each connection, because `.pgpass` may have changed.
+    /// The options at startup, for display and for the name of the sessions, without the password.
+    /// All other options are parsed again for each connection, because `.pgpass` may have changed.
     options: Box<PgConnectOptions>,
     /// Takes precedence over a password in the URL, the environment and `.pgpass`.
     password_source: Option<PasswordSource>,
@@ -64,7 +65,8 @@ impl PostgresDatabase {
     /// and `.pgpass`. Hosts other than loopback must present a valid certificate, unless the URL or
     /// PGSSLMODE sets another mode.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        let options = connect_options(url).map_err(|source| StoreError::InvalidUrl { source })?;
+        let options =
+            connect_options(url, Pgpass::Ignore).map_err(|source| StoreError::InvalidUrl { source })?;
         Ok(Self {
             url: Arc::new(SecretString::from(url)),
             options: Box::new(options),
@@ -101,7 +103,8 @@ impl PostgresDatabase {
         StoreError::BackupByServer { public: self.schema.public().to_owned(), private: self.schema.private() }
     }
 
-    /// Sets the role that is granted SELECT on the views after every migration.
+    /// Sets the role that [`Store::migrate`](crate::store::Store::migrate) grants SELECT on the
+    /// views, also if no migration is pending.
     #[must_use]
     pub fn reader_role(self, role: Option<&str>) -> Self {
         Self { reader_role: role.map(str::to_owned), ..self }
@@ -131,7 +134,8 @@ impl PostgresDatabase {
         let (url, password_source) = (Arc::clone(&self.url), self.password_source.clone());
         let session_name = self.options.get_application_name().map(str::to_owned);
         let read_options = move || -> Result<PgConnectOptions, sqlx::Error> {
-            let options = connect_options(url.expose_secret())?;
+            let pgpass = if password_source.is_some() { Pgpass::Ignore } else { Pgpass::Read };
+            let options = connect_options(url.expose_secret(), pgpass)?;
             let options = match session_name {
                 Some(name) => options.application_name(&name),
                 None => options,
@@ -150,9 +154,27 @@ impl PostgresDatabase {
     }
 }
 
-/// Returns the connection settings of a URL, completed from the environment and `.pgpass`.
-fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url)?;
+/// Whether `.pgpass` is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pgpass {
+    Read,
+    /// The password is not needed, or comes from another source. sqlx would warn about a `.pgpass`
+    /// that this user cannot open.
+    Ignore,
+}
+
+/// Returns the connection settings of a URL, completed from the environment and, with
+/// [`Pgpass::Read`], from `.pgpass`. With [`Pgpass::Ignore`] the password is empty.
+fn connect_options(url: &str, pgpass: Pgpass) -> Result<PgConnectOptions, sqlx::Error> {
+    let completed = match pgpass {
+        Pgpass::Read => Cow::Borrowed(url),
+        // sqlx reads `.pgpass` only if there is no password.
+        Pgpass::Ignore => {
+            let separator = if url.contains('?') { '&' } else { '?' };
+            Cow::Owned(format!("{url}{separator}password="))
+        }
+    };
+    let options = PgConnectOptions::from_str(&completed)?;
     let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
     let sets_ssl_mode = std::env::var_os("PGSSLMODE").is_some()
         || parameters.split('&').any(|pair| pair.starts_with("sslmode=") || pair.starts_with("ssl-mode="));

@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 
 use super::contents::Contents;
 use super::copy::{self, CopyKind};
-use super::publish::{may_be_replaced, require_not_the_database};
+use super::publish::{may_be_replaced, path_of_the_database};
 use super::unfinished::{Replacing, UnfinishedFile};
 use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
@@ -35,7 +35,9 @@ impl Store {
             Engine::Postgres(server) => return Err(server.database.backup_by_server()),
         };
         let backup_error = |action| move |source| StoreError::Backup { action, path: to.to_owned(), source };
-        require_not_the_database(to, file)?;
+        if let Some(path) = path_of_the_database(to, file).map_err(backup_error("write"))? {
+            return Err(StoreError::BackupExists { path, replace: true });
+        }
         let exists = fs::symlink_metadata(to).is_ok();
         // Without `replace` the file is not even inspected.
         let is_replaceable =

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
@@ -31,7 +31,11 @@ impl Store {
         let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::PublishNeedsSqlite) };
         let publish_error = |action, source| StoreError::Publish { action, path: to.to_owned(), source };
         fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
-        require_not_the_database(to, file)?;
+        let occupied =
+            path_of_the_database(to, file).map_err(|source| publish_error("inspect the path of", source))?;
+        if let Some(path) = occupied {
+            return Err(StoreError::NotACopy { path });
+        }
         if !may_be_replaced(to, CopyKind::Published).map_err(|source| publish_error("inspect", source))? {
             return Err(StoreError::NotACopy { path: to.to_owned() });
         }
@@ -56,17 +60,15 @@ async fn write_copy(unfinished: &UnfinishedFile, database: &SqliteFile) -> Resul
     copy.close().await.with_action(ACTION)
 }
 
-/// Fails if a copy at `to`, or its unfinished file, would overwrite the database.
-pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Result<(), StoreError> {
+/// Returns `to`, or the path of its unfinished file, if a copy there would overwrite the database.
+pub(super) fn path_of_the_database(to: &Path, database: &SqliteFile) -> io::Result<Option<PathBuf>> {
+    let metadata = fs::metadata(&database.path)?;
     for path in [to.to_owned(), unfinished_path(to)] {
-        let inspect_error =
-            |source| StoreError::Publish { action: "inspect the path of", path: path.clone(), source };
-        let database = fs::metadata(&database.path).map_err(inspect_error)?;
-        if is_same_file(&path, &database).map_err(inspect_error)? {
-            return Err(StoreError::NotACopy { path });
+        if is_same_file(&path, &metadata)? {
+            return Ok(Some(path));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Returns true if no file exists at `to`, or if it is a copy of this kind.

@@ -254,6 +254,8 @@ async fn forget_removes_an_app_that_is_no_longer_configured() {
         assert!(ended.code == Some(code) && ended.stderr.contains(sentence), "{ended:?}");
         assert_eq!(cli.query("SELECT count(*) FROM groups").await, "30");
     };
+    let help = cli.run(&["forget", "--help"]).await.stdout;
+    assert!(help.contains("The app's name in the database, or its SDKAppID"), "{help}");
     refused("prod", &["--yes"], 1, "\"prod\" is configured").await;
     refused("nobody", &["--yes"], 1, "the database has no app \"nobody\"").await;
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();

@@ -1,8 +1,9 @@
 //! `backup`, `restore` and `copy`.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 
-use harness::cli::{CliHarness, rows};
+use harness::cli::{CliHarness, CommandOutput, rows};
 use harness::program::ONCE_A_YEAR;
 
 const LIVE: &str = "SELECT count(*) FROM live_groups";
@@ -60,6 +61,13 @@ async fn the_error_names_a_backup_that_cannot_be_read_or_written() {
     let nowhere = cli.run(&["backup", "nowhere/copy.db"]).await;
     assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
     assert!(nowhere.stderr.contains("cannot write the backup nowhere/copy.db"), "{nowhere:?}");
+    // A path through a file can be neither inspected nor written.
+    let nowhere = cli.run(&["backup", "config.toml/copy.db"]).await;
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+    assert!(nowhere.stderr.contains("cannot write the backup config.toml/copy.db"), "{nowhere:?}");
+    let onto_itself = cli.run(&["backup", "--replace", "groups.db"]).await;
+    assert_eq!(onto_itself.code, Some(1), "{onto_itself:?}");
+    assert!(onto_itself.stderr.contains("groups.db exists already, is not a backup"), "{onto_itself:?}");
     let missing = cli.run(&["restore", "copy.db"]).await;
     assert_eq!(missing.code, Some(1), "{missing:?}");
     assert!(missing.stderr.contains("cannot read copy.db"), "{missing:?}");
@@ -118,4 +126,35 @@ async fn copy_refuses_a_target_url_with_a_password_and_does_not_print_it() {
         cli.run(&["copy", "--to", "postgres://tim@db.example/tim", "--password-file", "absent"]).await;
     assert_eq!(unread.code, Some(78), "{unread:?}");
     assert!(unread.stderr.contains("absent"), "{unread:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_root_copy_reads_the_password_before_it_becomes_the_owner_of_the_database() {
+    const NOBODY: u32 = 65534;
+    let cli = CliHarness::new().await;
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT TESTED: that root's password file is read, because this user is not root");
+        return;
+    }
+    chown(cli.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    chown(cli.path("app.key"), Some(NOBODY), Some(NOBODY)).unwrap();
+    cli.run(&["crawl"]).await;
+    // As root's home folder: only root can enter it.
+    let home = tempfile::tempdir().unwrap();
+    let private = |name: &str, content: &str| {
+        let path = home.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    private(".pgpass", "localhost:*:*:*:other\n");
+    let password = private("db-password", "geheim\n");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = cli.command(&["copy", "--to", "postgres://tim@localhost:1/tim", "--password-file"]);
+    let ended = CommandOutput::from(command.arg(&password).env("HOME", home.path()).output().unwrap());
+    // Nothing listens there, so only the connection fails.
+    assert_eq!(ended.code, Some(75), "{ended:?}");
+    assert!(ended.stderr.contains("continuing as user nobody"), "{ended:?}");
+    let other = ["pgpass", "Permission denied", "geheim"].iter().find(|text| ended.stderr.contains(*text));
+    assert_eq!(other, None, "{ended:?}");
 }

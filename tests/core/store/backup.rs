@@ -114,7 +114,7 @@ async fn a_backup_replaces_only_an_earlier_backup_and_only_on_demand() {
         let before = fs::read(&other).unwrap();
         let refused = test.harness.store.backup(&other, true).await;
         assert!(
-            matches!(refused, Err(StoreError::BackupExists { .. } | StoreError::NotACopy { .. })),
+            matches!(refused, Err(StoreError::BackupExists { replace: true, .. })),
             "{}: {refused:?}",
             other.display()
         );

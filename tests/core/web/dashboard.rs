@@ -434,7 +434,7 @@ async fn only_reading_methods_and_loopback_hosts_are_accepted() {
         assert_eq!(dashboard.get(path).await.status, 404, "{path}");
     }
     let long = dashboard.get(&format!("/api/apps?{}", "x".repeat(100_000))).await;
-    assert!([414, 431].contains(&long.status), "{}", long.head);
+    assert_eq!(long.status, 431, "{}", long.head);
     let body = format!("Content-Length: {}\r\n\r\n{}", 5000, "x".repeat(5000));
     assert_eq!(dashboard.ask("GET", "/api/apps", &body).await.status, 413);
 }
