@@ -18,7 +18,7 @@ use reqwest::Url;
 use tim_group_sync::alarm::Alarm;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlSettings, Crawler};
-use tim_group_sync::daemon::{AppPlan, Apps, Daemon, Database, Phase};
+use tim_group_sync::daemon::{AppPlan, Apps, Daemon, Database, Phase, WorkersError};
 use tim_group_sync::lifecycle::{Lifecycle, Signal, Systemd};
 use tim_group_sync::metrics::Metrics;
 use tim_group_sync::model::{GroupType, ListenAddress, SdkAppId};
@@ -163,11 +163,11 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         sdk_app_id,
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
-        details: Box::new(|_| Ok(None)),
-        crawler: Box::new(move |store: &Store| {
-            let client = Client::new(client.clone()).map_err(|error| error.to_string())?;
+        workers: Box::new(move |store: &Store| {
+            let client =
+                Client::new(client.clone()).map_err(|error| WorkersError::Client(error.to_string()))?;
             let crawler = Crawler::new(settings.clone(), client, store.clone(), clock.clone());
-            Ok(crawler.with_observer(Arc::clone(&observer)))
+            Ok(crawler.with_observer(Arc::clone(&observer)).into())
         }),
     };
     (api, plan)

@@ -4,7 +4,8 @@
 //! answer counts only if the same request shows that the server distinguishes existing groups from
 //! absent ones. Therefore every batch has two controls:
 //!
-//! - an **absent control**: an id that cannot exist. The server must answer that it does not exist.
+//! - an **absent control**: an id that cannot exist. The server must answer with an error code,
+//!   whichever it is. [`ValidBatch::interpret`] decides which codes mean that a group is gone.
 //! - a **listed control**: a group that this crawl has listed. The server must answer that it
 //!   exists.
 //!
@@ -33,8 +34,8 @@ pub const MAX_UNUSABLE_ANSWERS: i64 = 3;
 const MAX_BACKOFF: i64 = 24;
 /// The number of listed groups that are kept as possible controls for each type and form of id.
 const SAMPLES: usize = 4;
-/// The number of ids at the end of a page that are considered as samples. It is a multiple of
-/// [`SAMPLES`], because the ids of a page have different forms.
+/// The number of ids at the end of a page that are considered as samples. It exceeds [`SAMPLES`],
+/// because these ids may have several forms, and each form has its own samples.
 const SAMPLED_IDS: usize = 8 * SAMPLES;
 
 /// The forms of group ids (document 269/1502). A server may answer differently for each form.
@@ -97,7 +98,7 @@ pub enum Answer {
 /// The result of evaluating the controls of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Controls {
-    /// Both controls have the expected answers.
+    /// The absent control has an error code, and the listed control exists if there is one.
     Valid(ValidBatch),
     /// The listed control does not exist. It may have been dissolved since it was listed, so
     /// another control is tried.
@@ -107,7 +108,7 @@ pub enum Controls {
     Contradict { absent: Option<i64>, listed: Option<i64> },
 }
 
-/// A batch whose controls have the expected answers.
+/// A batch whose controls are valid, see [`Controls::Valid`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValidBatch {
     /// The absent control got [`ILLEGAL_ID`]. So this code means "does not exist" for ids of the
@@ -115,8 +116,9 @@ pub struct ValidBatch {
     illegal_means_absent: bool,
 }
 
-/// Compares the answers about the controls with the expected ones. `listed` is `None` only for an
-/// app without groups, which has no listed control.
+/// Evaluates the answers about the controls. The absent control must have an error code, and the
+/// listed control must exist. `listed` is `None` only for an app without groups, which has no listed
+/// control.
 #[must_use]
 pub fn judge_controls(absent: &GroupAnswer, listed: Option<&GroupAnswer>) -> Controls {
     let listed_code = listed.and_then(|answer| answer.code);
@@ -276,14 +278,15 @@ pub struct Samples {
     /// Groups that are not known as live. They are better controls than known groups, because a
     /// stale replica does not know them.
     new: BTreeMap<(TypeId, IdForm), Vec<String>>,
-    known: BTreeMap<(TypeId, IdForm), Vec<String>>,
+    /// Any listed groups, including new ones.
+    listed: BTreeMap<(TypeId, IdForm), Vec<String>>,
 }
 
 impl Samples {
     /// Keeps the last ids of a page as samples. `listed` are all ids of the page, `new` are the new
     /// ones.
     pub fn add_page(&mut self, type_id: TypeId, listed: &GroupIds, new: &GroupIds) {
-        for (samples, ids) in [(&mut self.known, listed), (&mut self.new, new)] {
+        for (samples, ids) in [(&mut self.listed, listed), (&mut self.new, new)] {
             for id in ids.iter().skip(ids.len().saturating_sub(SAMPLED_IDS)) {
                 let of_form = samples.entry((type_id, IdForm::of(id))).or_default();
                 if of_form.len() == SAMPLES {
@@ -295,18 +298,19 @@ impl Samples {
     }
 
     /// Returns possible controls for a batch, the best first: of the same type and form, of the
-    /// same type, of the same form, others. Within each of these, new groups precede known ones.
+    /// same type, of the same form, others. Within each of these, new groups come first.
     pub fn controls(&self, type_id: TypeId, form: IdForm) -> impl Iterator<Item = &str> {
-        let mut found: Vec<(bool, bool, bool, &str)> = Vec::new();
-        for (is_known, samples) in [(false, &self.new), (true, &self.known)] {
+        let mut found: Vec<((bool, bool, bool), &str)> = Vec::new();
+        for (is_of_any_listed, samples) in [(false, &self.new), (true, &self.listed)] {
             for ((of_type, of_form), ids) in samples {
-                let rank = |id| (*of_type != type_id, *of_form != form, is_known, id);
-                found.extend(ids.iter().rev().map(|id| rank(id.as_str())));
+                let rank = (*of_type != type_id, *of_form != form, is_of_any_listed);
+                found.extend(ids.iter().rev().map(|id| (rank, id.as_str())));
             }
         }
-        found.sort_by_key(|(other_type, other_form, is_known, _)| (*other_type, *other_form, *is_known));
+        found.sort_by_key(|(rank, _)| *rank);
+        // A new group is in both maps. Its first occurrence counts.
         let mut seen = Vec::new();
-        found.into_iter().filter_map(move |(.., id)| {
+        found.into_iter().filter_map(move |(_, id)| {
             let is_first = !seen.contains(&id);
             seen.push(id);
             is_first.then_some(id)
@@ -340,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_valid_if_the_listed_control_exists_and_the_absent_one_does_not() {
+    fn a_batch_is_valid_if_the_listed_control_exists_and_the_absent_one_has_any_error_code() {
         for absent in [10010, 10015, 10004, -1] {
             valid(absent);
         }

@@ -270,7 +270,7 @@ impl Attempts<'_> {
                 let answer = answer.await;
                 drop(in_flight);
                 if !answer.as_ref().is_err_and(ApiError::is_without_answer)
-                    && let Some(lasted) = client.end_of_outage()
+                    && let Some(lasted) = client.end_outage()
                 {
                     let lasted = humantime::format_duration(Duration::from_secs(lasted.as_secs()));
                     info!("the API at {} answers again, after {lasted}", client.host());
@@ -305,7 +305,7 @@ impl Attempts<'_> {
 fn log_retry(client: &Client, group_type: Option<&str>, pause: &Pause<'_, ApiError>) {
     let error = pause.error;
     let pause_ms = u64::try_from(pause.pause.as_millis()).unwrap_or(u64::MAX);
-    if error.is_without_answer() && !client.outage_to_report(error) {
+    if error.is_without_answer() && !client.record_outage(error) {
         debug!(group_type, pause_ms, "request failed again, retrying: {error}");
     } else {
         warn!(group_type, error_code = error.code(), pause_ms, "request failed, retrying: {error}");

@@ -206,9 +206,10 @@ fn reach_totals(evidence: &Evidence) -> bool {
 }
 
 /// Returns whether the app's total confirms that a pass is complete. This is possible only for a
-/// pass without a `TotalCount`, or whose `TotalCount` equals the app's total. A pass with another
-/// `TotalCount` is judged by that count. Otherwise new groups of one type could hide that groups of
-/// another type were not listed.
+/// pass without a `TotalCount`, or whose `TotalCount` equals the app's total: the API may answer a
+/// typed list with the `TotalCount` of the entire app, and then the pass has no count of its own. A
+/// pass with another `TotalCount` is judged by that count. Otherwise new groups of one type could
+/// hide that groups of another type were not listed.
 fn confirmed_by_app_total(pass: &FinishedPass, consistent_total: Option<u64>) -> bool {
     consistent_total.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
 }
@@ -217,9 +218,10 @@ fn confirmed_by_app_total(pass: &FinishedPass, consistent_total: Option<u64>) ->
 /// never exact, even if the counts match: a new group can compensate for a group that the pass
 /// missed.
 fn is_exact(pass: &FinishedPass, confirmed_by_total: bool) -> bool {
-    let steady = pass.counts.lowest == pass.counts.highest;
+    // Also true if no page had a `TotalCount`. Then only the app's total can confirm the pass.
+    let never_changed = pass.counts.lowest == pass.counts.highest;
     let reached = pass.counts.steady().is_some_and(|total| pass.distinct >= total);
-    pass.repeats == 0 && steady && (reached || confirmed_by_total)
+    pass.repeats == 0 && never_changed && (reached || confirmed_by_total)
 }
 
 /// Returns why a pass is short, or `None` if it is not.
@@ -258,13 +260,16 @@ fn created_meanwhile(pass: &FinishedPass, highest: u64) -> u64 {
     pass.first_listed.min(most)
 }
 
-/// Returns whether a list has at least 95 % of its own `TotalCount`. Such a list was not truncated:
-/// its `TotalCount` may be too high. Returns true if there is no `TotalCount`.
+/// Returns whether a list has at least 95 % of its own `TotalCount`. Such a list is treated as not
+/// truncated, because a `TotalCount` can be slightly too high. Returns true if there is no
+/// `TotalCount`.
 #[must_use]
 pub fn is_nearly_complete(counts: &Counts, distinct: u64) -> bool {
     counts.lowest.is_none_or(|lowest| distinct + share(NEARLY_COMPLETE_GAP, lowest) >= lowest)
 }
 
+/// Returns a fraction of a count, rounded down. The factor corrects the rounding errors of the
+/// fraction and of the product: `0.0048 * 625.0` is slightly less than 3.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -272,15 +277,14 @@ pub fn is_nearly_complete(counts: &Counts, distinct: u64) -> bool {
     reason = "counts are far below 2^52, and the fraction is between 0 and 1"
 )]
 fn share(fraction: f64, count: u64) -> u64 {
-    (fraction * count as f64).floor() as u64
+    (fraction * count as f64 * (1.0 + 4.0 * f64::EPSILON)).floor() as u64
 }
 
 /// Returns the smallest `deletion.max_shortfall`, to four digits, that accepts this many missing
 /// ids.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn setting_that_accepts(missing: u64, total_count: u64) -> f64 {
-    let exact = missing as f64 / total_count.max(1) as f64;
-    ((exact * 10_000.0).ceil() / 10_000.0).min(1.0)
+    let ten_thousandths = (u128::from(missing) * 10_000).div_ceil(u128::from(total_count.max(1)));
+    f64::from(u16::try_from(ten_thousandths).unwrap_or(10_000).min(10_000)) / 10_000.0
 }
 
 #[cfg(test)]
@@ -518,6 +522,34 @@ pub(crate) mod tests {
         assert!(small.shortfalls[0].to_string().contains("max_shortfall = 0.05"));
         let accepted = Evidence { max_shortfall: 0.01, ..evidence(vec![short()]) };
         assert_eq!(verdicts(accepted), [Verdict::Moving]);
+    }
+
+    /// Returns the setting that the judgement of a list suggests, if the list is short.
+    fn suggested_setting(total: u64, distinct: u64) -> Option<f64> {
+        match &judge(evidence(vec![pass(1, &[total], distinct)])).shortfalls.first()?.cause {
+            ShortfallCause::TooFewIds { setting, .. } => Some(*setting),
+            cause => panic!("{cause:?}"),
+        }
+    }
+
+    #[test]
+    fn the_suggested_max_shortfall_accepts_every_small_list() {
+        let suggested = suggested_setting(625, 622).unwrap();
+        assert!((suggested - 0.0048).abs() < f64::EPSILON, "{suggested}");
+        for total in 1..1500 {
+            for missing in 1..=share(LARGEST_SUGGESTED_SHORTFALL, total) {
+                let setting = suggested_setting(total, total - missing).unwrap();
+                let short = pass(1, &[total], total - missing);
+                let accepted = Evidence { max_shortfall: setting, ..evidence(vec![short]) };
+                assert_eq!(verdicts(accepted), [Verdict::Moving], "{missing} of {total}: {setting}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_is_rounded_down_and_a_rounding_error_loses_no_group() {
+        assert_eq!([share(0.0048, 625), share(0.0048, 624), share(0.05, 99)], [3, 2, 4]);
+        assert_eq!([share(0.0, 1000), share(1.0, 1 << 40)], [0, 1 << 40]);
     }
 
     proptest::proptest! {

@@ -20,7 +20,7 @@ use crate::alarm::AlarmClock;
 use crate::clock::Clock;
 use crate::config;
 use crate::crawl::{CrawlSettings, Crawler, WhenBusy};
-use crate::daemon::{AppPlan, Daemon, Database};
+use crate::daemon::{AppPlan, Daemon, Database, WorkersError};
 use crate::lifecycle::{Lifecycle, Systemd};
 use crate::model::GroupType;
 use crate::pace::RetryPolicy;
@@ -250,13 +250,14 @@ async fn serve(
     let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());
     let plan = AppPlan {
         group_quota: None,
-        details: Box::new(|_| Ok(None)),
         name: APP.to_owned(),
         sdk_app_id,
         schedule: Schedule::parse(CRON, chrono_tz::UTC).map_err(|error| Failure::new(Exit::Failed, error))?,
         catch_up: false,
-        crawler: Box::new(move |store| {
-            crawler(&account, &base_url, store).map_err(|failure| format!("{:#}", failure.error))
+        workers: Box::new(move |store| {
+            let crawler = crawler(&account, &base_url, store);
+            let crawler = crawler.map_err(|failure| WorkersError::Client(format!("{:#}", failure.error)))?;
+            Ok(crawler.into())
         }),
     };
     daemon.apply(vec![plan], |_| alarm_clock.alarm());

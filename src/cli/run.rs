@@ -15,12 +15,15 @@ use super::text;
 use crate::alarm::AlarmClock;
 use crate::clock::Clock;
 use crate::config::{self, App, Config, Setting};
-use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, maintain_database};
+use crate::daemon::{
+    AppPlan, Daemon, Database, OpenAttempt, Opening, Workers, WorkersError, maintain_database,
+};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::notify::{self, Notifications, Timing};
 use crate::publish;
 use crate::telemetry;
+use crate::tencent::Client;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
 
 /// Maximum time that the start waits for the database before READY. A server that answers reports a
@@ -31,7 +34,7 @@ const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// close.
 const STOP_DEADLINE: Duration = Duration::from_millis(4_800);
 /// The minimum time for closing the database, even if [`STOP_DEADLINE`] is near.
-const FORCED_EXIT_GRACE: Duration = Duration::from_millis(300);
+const MIN_CLOSING_TIME: Duration = Duration::from_millis(300);
 /// Prefixes of the settings that take effect only at a start.
 const RESTART_ONLY_SETTINGS: [&str; 4] = ["database.", "metrics.", "dashboard.", "log.format"];
 
@@ -86,7 +89,7 @@ impl Run {
         reloading.serve(Arc::clone(&config), lifecycle, &mut daemon).await;
         let requested = Instant::now();
         let ending = lifecycle.ended(systemd).await;
-        let left = STOP_DEADLINE.saturating_sub(requested.elapsed()).max(FORCED_EXIT_GRACE);
+        let left = STOP_DEADLINE.saturating_sub(requested.elapsed()).max(MIN_CLOSING_TIME);
         let store = database.borrow().store().cloned();
         // Closing has a timeout, because a connection whose transaction was dropped may still wait
         // for its server.
@@ -233,22 +236,27 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
         let observer = metrics.app(&app.name);
-        let (details_setup, details_config, details_app) = (setup.clone(), Arc::clone(&config), own.clone());
-        let details_observer = Arc::clone(&observer);
         AppPlan {
             name: app.name.clone(),
             sdk_app_id: app.sdk_app_id,
             schedule: app.schedule.ticks.clone(),
             catch_up: app.schedule.catch_up,
             group_quota: app.group_quota,
-            crawler: Box::new(move |store| {
-                let client = setup.client(&own).map_err(|failure| format!("{:#}", failure.error))?;
-                Ok(setup.crawler(&config, &own, client, store).with_observer(Arc::clone(&observer)))
-            }),
-            details: Box::new(move |store| {
-                let made = details_setup.details_refresher(&details_config, &details_app, store);
-                let made = made.map_err(|failure| format!("{:#}", failure.error))?;
-                Ok(made.map(|refresher| refresher.with_observer(Arc::clone(&details_observer))))
+            workers: Box::new(move |store| {
+                let settings = setup.client_settings(&own);
+                let settings =
+                    settings.map_err(|failure| WorkersError::Key(format!("{:#}", failure.error)))?;
+                let client =
+                    || Client::new(settings.clone()).map_err(|error| WorkersError::Client(error.to_string()));
+                let crawler = setup.crawler(&config, &own, client()?, store);
+                let details = match config.details {
+                    Some(policy) => Some(setup.details_refresher(policy, &own, client()?, store)),
+                    None => None,
+                };
+                Ok(Workers {
+                    crawler: crawler.with_observer(Arc::clone(&observer)),
+                    details: details.map(|details| details.with_observer(Arc::clone(&observer))),
+                })
             }),
         }
     };

@@ -18,6 +18,7 @@ use crate::details::{DetailsRefresher, DetailsSettings};
 use crate::model::with_causes;
 use crate::notify::{MakeReceiver, Receiver};
 use crate::pace::RetryPolicy;
+use crate::policy::DetailsPolicy;
 use crate::publish::Publication;
 use crate::store::{AppIdentity, DatabaseLocation, PostgresDatabase, Store, StoreError, this_host};
 use crate::telemetry;
@@ -138,14 +139,14 @@ impl Setup {
             .with_statistics(app.statistics)
     }
 
-    /// Creates the refresher of an app's details. Returns `None` if they are not kept.
+    /// Creates the refresher of an app's details.
     pub(super) fn details_refresher(
         &self,
-        config: &Config,
+        policy: DetailsPolicy,
         app: &App,
+        client: Client,
         store: &Store,
-    ) -> Result<Option<DetailsRefresher>, Failure> {
-        let Some(policy) = config.details else { return Ok(None) };
+    ) -> DetailsRefresher {
         let settings = DetailsSettings {
             sdk_app_id: app.sdk_app_id,
             app: app.name.clone(),
@@ -153,19 +154,31 @@ impl Setup {
             policy,
             retry: RetryPolicy::lasting(DETAILS_RETRY_FOR),
         };
-        let client = self.client(app)?;
-        Ok(Some(DetailsRefresher::new(settings, client, store.clone(), self.clock.clone())))
+        DetailsRefresher::new(settings, client, store.clone(), self.clock.clone())
     }
 
     /// Creates the client of an app. Reads its key and logs warnings about the key's file.
     pub(super) fn client(&self, app: &App) -> Result<Client, Failure> {
-        let (client, warnings) = self.client_and_warnings(app)?;
-        warnings.iter().for_each(|warning| warn!(app = app.name, "{warning}"));
-        Ok(client)
+        let settings = self.client_settings(app)?;
+        Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))
     }
 
     /// Creates the client of an app. Returns the warnings about the key's file.
     pub(super) fn client_and_warnings(&self, app: &App) -> Result<(Client, Vec<String>), Failure> {
+        let (settings, warnings) = self.client_settings_and_warnings(app)?;
+        let client = Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))?;
+        Ok((client, warnings))
+    }
+
+    /// Returns the settings of the clients of an app. Reads the app's key and logs warnings about
+    /// the key's file.
+    pub(super) fn client_settings(&self, app: &App) -> Result<ClientSettings, Failure> {
+        let (settings, warnings) = self.client_settings_and_warnings(app)?;
+        warnings.iter().for_each(|warning| warn!(app = app.name, "{warning}"));
+        Ok(settings)
+    }
+
+    fn client_settings_and_warnings(&self, app: &App) -> Result<(ClientSettings, Vec<String>), Failure> {
         let read = app.read_secret_key()?;
         let settings = ClientSettings {
             sdk_app_id: app.sdk_app_id,
@@ -176,8 +189,7 @@ impl Setup {
             request_timeout: app.request_timeout,
             clock: self.clock.clone(),
         };
-        let client = Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))?;
-        Ok((client, read.warnings))
+        Ok((settings, read.warnings))
     }
 }
 

@@ -48,7 +48,7 @@ struct LookupResults {
 }
 
 /// Judges the lists, looks up the candidates, the groups of uncertain type and the held groups, and
-/// decides about each of them. Writes the groups that were found to exist.
+/// decides about each of them. Writes the groups whose type or state an answer has changed.
 pub(super) async fn conclude(
     context: &CrawlContext<'_>,
     caller: &Caller<'_>,
@@ -128,11 +128,13 @@ fn absences(
         let proof = proof_for_types_without_pass(judgement, findings.listed, totals, only_known_groups);
         return Absences::of_lists_alone(judgement, proof);
     }
-    let lists = Absences::of(judgement, TotalsEvidence::Inconclusive);
-    let others = unlisted.iter().filter(|(type_id, _)| !lists.has_own_pass(**type_id));
-    let others = others.map(|(_, unlisted)| unlisted.groups - unlisted.held).sum();
+    // Which types have a pass of their own does not depend on the evidence of the totals, which is
+    // computed next.
+    let by_lists = Absences::of(judgement, TotalsEvidence::Inconclusive);
+    let types_without_pass = unlisted.iter().filter(|(type_id, _)| !by_lists.has_own_pass(**type_id));
+    let unlisted_without_pass = types_without_pass.map(|(_, unlisted)| unlisted.groups - unlisted.held).sum();
     let smaller_total = totals[0].zip(totals[1]).map(|(start, end)| start.min(end));
-    let totals_evidence = TotalsEvidence::compare(findings.listed, others, smaller_total);
+    let totals_evidence = TotalsEvidence::compare(findings.listed, unlisted_without_pass, smaller_total);
     let has_unfiltered_pass = judgement.passes.iter().any(|judged| judged.pass.type_id == TypeId::UNKNOWN);
     findings.next_needs_unfiltered_pass =
         totals_evidence == TotalsEvidence::UnfilteredPassNeeded && !has_unfiltered_pass;
@@ -234,7 +236,7 @@ async fn look_up_all(
     // A dry run does not plan changes of held groups.
     if confirmer.can_look_up() && !context.target.is_dry_run() {
         let limit = confirmer.remaining_lookups();
-        let held = context.store.held_to_ask(context.app, history.round, limit).await?;
+        let held = context.store.held_to_look_up(context.app, history.round, limit).await?;
         lookups.held = confirmer.look_up(held_batches(&held, history, limit)).await?;
     }
     lookups.refused = confirmer.refused.take();
@@ -300,8 +302,9 @@ fn candidate_status(
 }
 
 /// Returns the groups to write as listed at the end of the crawl:
-/// - candidates and held groups that exist,
-/// - groups whose answered type differs from the stored type,
+/// - existing candidates that were missing or have another type,
+/// - held groups that exist,
+/// - listed groups whose answered type differs from the stored type,
 /// - new groups of the unfiltered pass, whose types were not known before the lookups.
 async fn listed_writes(
     resolver: &mut TypeResolver<'_>,
@@ -334,7 +337,7 @@ async fn listed_writes(
 }
 
 /// Returns the changes to the lookup history. A group leaves the history once it is listed and its
-/// type is certain.
+/// type is certain. `prune` removes the groups that are no longer live. An empty history has none.
 fn history_changes(
     lookups: &LookupResults,
     pass_state: &PassState,
@@ -357,9 +360,9 @@ fn history_changes(
             LookupResult::Answered(Answer::Gone(_)) | LookupResult::NoValidResponse => {}
         }
     }
-    let is_open =
+    let keeps_record =
         |id: &String| !resolved.contains(id) && (!roll.is_listed(id) || pass_state.uncertain.contains(id));
-    changes.remove = history.records.keys().filter(|id| !is_open(id)).map(String::as_str).collect();
+    changes.remove = history.records.keys().filter(|id| !keeps_record(id)).map(String::as_str).collect();
     changes.prune = !history.records.is_empty();
     let is_gone = |result: &LookupResult| matches!(result, LookupResult::Answered(Answer::Gone(_)));
     let confirmed_held = lookups.held.iter().filter(|(_, result)| is_gone(result));

@@ -186,8 +186,8 @@ impl Crawler {
         outcome
     }
 
-    /// Acquires the app's lease. Delays the next request until the request interval of the previous
-    /// holder has passed.
+    /// Acquires the app's lease. Delays the next request until the time that the previous holder
+    /// recorded, but at most by this process's own request interval.
     async fn acquire_lease(
         &self,
         when_busy: WhenBusy,
@@ -218,7 +218,7 @@ impl Crawler {
                 }
             }
         };
-        // The pause is limited, because the clock of the previous holder may have been wrong.
+        // The delay is limited, because the clock of the previous holder may have been wrong.
         let pause = lease.pause(self.clock.now());
         if !pause.is_zero() {
             self.pacer.not_before(Instant::now() + pause.min(self.settings.request_interval)).await;
@@ -316,7 +316,7 @@ impl Crawler {
         closing: Closing<'_>,
         findings: &Findings,
     ) -> Result<CrawlReport, CrawlError> {
-        let to_mark = closing.settlement.marks();
+        let to_mark = closing.settlement.mark_count();
         let report_marked = |marked| {
             self.progress.send_modify(|progress| progress.step = Step::Concluding { marked, to_mark });
         };

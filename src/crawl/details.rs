@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use tracing::{info, warn};
 
 use super::context::CrawlContext;
-use crate::model::{GroupDetails, with_causes};
+use crate::model::{GroupDetails, plural, with_causes};
 
 /// The details of the groups that a crawl looked up.
 #[derive(Debug, Default)]
@@ -26,7 +26,8 @@ pub(super) async fn keep_details(
     let writing = context.store.write_details_of_crawl(context.lease, context.app, *at, details);
     let written = context.lease.run_while_held(Box::pin(writing)).await;
     if let Err(error) = written.flatten() {
-        warn!("cannot store the details of {} groups: {}", details.len(), with_causes(&error));
+        let (groups, why) = (details.len() as u64, with_causes(&error));
+        warn!("cannot store the details of {groups} {}: {why}", plural(groups, "group"));
     }
 }
 

@@ -294,7 +294,8 @@ fn unfiltered_pass(
     }
 }
 
-/// Returns whether no pass of this type has reached its end in an earlier crawl.
+/// Returns whether the baseline of this type has not ended: no list of the type was nearly complete
+/// or accepted in an earlier crawl.
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
     !states.iter().any(|state| state.type_id() == type_id && state.is_past_baseline())
 }

@@ -6,8 +6,9 @@ use crate::model::{GroupIds, TypeId};
 use crate::roll::{Roll, RollMatch};
 use crate::tencent::Page;
 
-/// The maximum number of new ids of a page that are kept as samples, the last ones of the page.
-/// Samples can become controls, see `Samples` in `confirmation`.
+/// The maximum number of new ids of a page that are kept as samples. After this number the samples
+/// start again, so they are between 1 and this many of the page's last new ids. Samples can become
+/// controls, see `Samples` in `confirmation`.
 const NEW_SAMPLES: usize = 32;
 /// The number of unexpected new ids of a pass that are written before the list ends. New ids are
 /// unexpected once their number exceeds both the pass's `TotalCount` and the number of live groups

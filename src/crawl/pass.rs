@@ -114,7 +114,7 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
     }
 }
 
-/// Compares pages with the roll, and writes the changes.
+/// Compares pages with the roll, and writes new and changed groups.
 struct PageProcessor<'a> {
     context: &'a CrawlContext<'a>,
     roll: &'a mut Roll,
@@ -126,8 +126,8 @@ struct PageProcessor<'a> {
 }
 
 impl PageProcessor<'_> {
-    /// Processes the result of one request. Writes the buffer at the end of a pass and after a
-    /// failure.
+    /// Processes the result of one request. Writes the buffer if it is full, at the end of a pass
+    /// and after a failure.
     async fn process(&mut self, fetched: Fetched) -> Result<(), Interrupted> {
         let Fetched { plan, result, at, counts, pages } = fetched;
         let mut tally = self.tally.take().unwrap_or_else(|| PassTally::new(plan));
@@ -188,7 +188,7 @@ impl PageProcessor<'_> {
         self.buffer.write(self.context, tally).await
     }
 
-    /// Completes the tally of a pass that ended, and records the end of its baseline.
+    /// Completes the tally of a pass that ended. Ends the baseline if the list is nearly complete.
     async fn finish_pass(
         &mut self,
         tally: &mut PassTally,

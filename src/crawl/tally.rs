@@ -20,7 +20,7 @@ pub(super) struct PassPlan {
     /// `None` for the unfiltered pass.
     pub(super) group_type: Option<GroupType>,
     pub(super) type_id: TypeId,
-    /// Whether no pass of this type has reached its end yet.
+    /// Whether the baseline of this type has not ended yet.
     pub(super) in_baseline: bool,
     /// The number of live groups of the type when the crawl began; of all types for the unfiltered
     /// pass.

@@ -16,8 +16,9 @@
 //!   the right time even after a suspend or a step of the clock.
 //! - If the database is opened again after its file was moved, deleted or replaced, the loop reads
 //!   when the app was last crawled and catches up, as at its start.
-//! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous
-//!   plan stays in use, and the key is read again before each crawl.
+//! - A new plan takes effect between crawls. If its key cannot be read or its HTTP client cannot be
+//!   created, the crawler of the previous plan stays in use, and both are tried again before each
+//!   crawl.
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -32,7 +33,7 @@ use tracing::{debug, error, info, warn};
 use super::board::{BoardEntry, format_time};
 use super::database::{Database, wait_until_open};
 use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, backoff_after, next_crawl};
-use super::plan::AppPlan;
+use super::plan::{AppPlan, Workers, WorkersError};
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
@@ -56,7 +57,7 @@ pub(super) struct AppLoop {
     clock: Clock,
     stop: Stop,
     requests: SignalRequests,
-    /// `None` until the database is open and the key was read.
+    /// `None` until the database is open, the key was read and the HTTP client was created.
     crawler: Option<Arc<Crawler>>,
     /// Runs between crawls. `None` if the details of groups are not kept.
     details: Option<Arc<DetailsRefresher>>,
@@ -67,9 +68,10 @@ pub(super) struct AppLoop {
     last_start_known: bool,
     /// All ticks until this time were crawled or skipped.
     handled_until: DateTime<Utc>,
-    /// The newest tick that the database may contain as a `due_at`. A crawl for this tick, or for
-    /// an older one, is recorded without a `due_at`.
-    newest_due_at: Option<DateTime<Utc>>,
+    /// Ticks until this time may already be in the database as a `due_at`: the later of the newest
+    /// tick crawled by this loop and the start of the app's last crawl. Their crawls are recorded
+    /// without a `due_at`.
+    due_ats_used_until: Option<DateTime<Utc>>,
     retry: Option<Retry>,
     /// Consecutive failures since the last tick or SIGUSR1.
     failures: u32,
@@ -111,7 +113,7 @@ impl AppLoop {
             crawler_outdated: true,
             last_start_known: false,
             handled_until: now,
-            newest_due_at: None,
+            due_ats_used_until: None,
             retry: None,
             failures: 0,
             database_problem: None,
@@ -138,8 +140,8 @@ impl AppLoop {
         }
     }
 
-    /// Switches to the new plan, if there is one. If the API refused the app's credentials, the
-    /// retry becomes due at once.
+    /// Switches to the new plan, if there is one. If the credentials were refused or the crawler
+    /// could not be created, the retry becomes due at once.
     async fn apply_new_plan(&mut self) {
         if !self.plans.has_changed().unwrap_or(false) {
             return;
@@ -155,17 +157,17 @@ impl AppLoop {
         self.entry.update(|state| state.group_quota = plan.group_quota);
         self.plan = plan;
         self.crawler_outdated = true;
-        if let Some(retry) = self.retry.as_mut().filter(|_| self.entry.is_refused()) {
+        if let Some(retry) = self.retry.as_mut().filter(|_| self.entry.needs_correction()) {
             retry.time.at = now;
         }
-        // Reads the key now, so that a problem with it is reported soon after the reload.
+        // Creates the crawler now, so that a problem with its key is reported soon after the reload.
         self.current_crawler(None).await;
     }
 
-    /// Returns the app's crawler, and creates it first if it is outdated. Returns `None` if the key
-    /// cannot be read and there is no previous crawler, or if a stop is requested before the
-    /// database is open. `request` is the crawl to make; if the key cannot be read, the retry gets
-    /// its trigger.
+    /// Returns the app's crawler, and creates it first if it is outdated. Returns `None` if it
+    /// cannot be created and there is no previous crawler, or if a stop is requested before the
+    /// database is open. `request` is the crawl to make; if the crawler cannot be created, the retry
+    /// gets its trigger.
     async fn current_crawler(&mut self, request: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
         if self.crawler_outdated {
             let store = tokio::select! {
@@ -176,17 +178,15 @@ impl AppLoop {
             self.entry.set_starting();
             let plan = Arc::clone(&self.plan);
             // Creating a crawler blocks: it reads the key file and the system's certificates.
-            let creating = tokio::task::spawn_blocking(move || {
-                Ok::<_, String>(((plan.crawler)(&store)?, (plan.details)(&store)?))
-            });
+            let creating = tokio::task::spawn_blocking(move || (plan.workers)(&store));
             match creating.await.unwrap_or_else(|panicked| panic::resume_unwind(panicked.into_panic())) {
-                Ok((crawler, details)) => {
+                Ok(Workers { crawler, details }) => {
                     self.crawler_outdated = false;
-                    self.entry.set_key_read(crawler.request_interval());
+                    self.entry.set_workers_created(crawler.request_interval());
                     self.crawler = Some(Arc::new(crawler));
                     self.details = details.map(Arc::new);
                 }
-                Err(why) => self.on_unreadable_key(&why, request),
+                Err(error) => self.on_crawler_not_created(&error, request),
             }
         }
         self.crawler.clone()
@@ -203,21 +203,28 @@ impl AppLoop {
         self.entry.set_waiting_for_database();
     }
 
-    fn on_unreadable_key(&mut self, why: &str, request: Option<CrawlRequest>) {
+    fn on_crawler_not_created(&mut self, why: &WorkersError, request: Option<CrawlRequest>) {
         let app = self.entry.app();
-        if self.entry.set_key_unreadable(why, self.crawler.is_some()) {
+        if self.entry.set_workers_error(why, self.crawler.is_some()) {
             let effect = if self.crawler.is_some() {
                 "crawls use the previous key and settings"
             } else {
                 "the app is not crawled"
             };
-            error!(
-                app,
-                "the app's key cannot be used, so {effect}; it is read again before each attempt: \
-                 {why}"
-            );
+            match why {
+                WorkersError::Key(why) => error!(
+                    app,
+                    "the app's key cannot be used, so {effect}; it is read again before each \
+                     attempt: {why}"
+                ),
+                WorkersError::Client(why) => error!(
+                    app,
+                    "the API cannot be called, so {effect}; the HTTP client is created again \
+                     before each attempt: {why}"
+                ),
+            }
         } else {
-            debug!(app, "the app's key still cannot be used: {why}");
+            debug!(app, "the crawler still cannot be created: {why}");
         }
         if self.crawler.is_none() {
             self.retry_with_backoff(
@@ -230,7 +237,7 @@ impl AppLoop {
     /// Reads from the database when the app was last crawled, and returns the first crawl to make:
     /// - With `catch_up`, a crawl for the newest tick, if that tick was missed or the app was never
     ///   crawled.
-    /// - Otherwise the requested crawl, if there is one.
+    /// - Otherwise the requested crawl, unless it was to catch up: then nothing was missed.
     async fn first_request(
         &mut self,
         crawler: &Crawler,
@@ -245,7 +252,7 @@ impl AppLoop {
             Ok(last_start) => {
                 self.last_start_known = true;
                 self.on_database_recovered();
-                self.newest_due_at = self.newest_due_at.max(last_start);
+                self.due_ats_used_until = self.due_ats_used_until.max(last_start);
                 let now = self.clock.now();
                 // Without a missed tick, catching up makes a crawl only for an app that was never
                 // crawled.
@@ -254,7 +261,7 @@ impl AppLoop {
                     return request.filter(|request| request.trigger != Trigger::CatchUp);
                 }
                 self.mark_ticks_handled(now);
-                self.newest_due_at = self.newest_due_at.max(missed);
+                self.due_ats_used_until = self.due_ats_used_until.max(missed);
                 Some(CrawlRequest { trigger: Trigger::CatchUp, due_at: missed })
             }
             Err(error) => {
@@ -299,6 +306,7 @@ impl AppLoop {
             tokio::select! {
                 biased;
                 () = self.stop.soft().cancelled() => {}
+                // `changed` marked the plan as seen. `apply_new_plan` must see it as new.
                 Ok(()) = self.plans.changed() => self.plans.mark_changed(),
                 Ok(()) = self.database.changed() => {
                     self.use_next_database();
@@ -332,8 +340,8 @@ impl AppLoop {
         self.record_skipped(ticks - 1);
         self.failures = 0;
         let tick = self.plan.schedule.latest_due(None, now);
-        let due_at = tick.filter(|_| tick > self.newest_due_at);
-        self.newest_due_at = self.newest_due_at.max(tick);
+        let due_at = tick.filter(|_| tick > self.due_ats_used_until);
+        self.due_ats_used_until = self.due_ats_used_until.max(tick);
         Some(CrawlRequest { trigger: Trigger::Schedule, due_at })
     }
 
@@ -429,12 +437,11 @@ impl AppLoop {
                 self.on_database_recovered();
             }
             Err(CrawlError::Stopped) => {}
-            Err(error @ (CrawlError::Store(_) | CrawlError::Busy { .. })) => {
+            // Only `WhenBusy::GiveUp` returns this, and the loop waits.
+            Err(CrawlError::Busy { .. }) => self.retry_with_backoff(CRAWL_BACKOFF, request.trigger),
+            Err(CrawlError::Store(error)) => {
+                let backoff = if error.is_transient() { DATABASE_BACKOFF } else { CRAWL_BACKOFF };
                 self.on_database_error(&error);
-                let backoff = match &error {
-                    CrawlError::Store(error) if error.is_transient() => DATABASE_BACKOFF,
-                    _ => CRAWL_BACKOFF,
-                };
                 self.retry_with_backoff(backoff, request.trigger);
             }
         }

@@ -8,6 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::plan::WorkersError;
 use crate::crawl::{CrawlReport, Progress, Step};
 use crate::model::{CrawlStatus, ReasonCode, SdkAppId};
 use crate::schedule::Schedule;
@@ -28,10 +29,14 @@ pub struct AppState {
     /// The number of ticks that were skipped since the start of this process, because a crawl was
     /// running, a retry was pending, or the machine was suspended.
     pub skipped_ticks: u64,
-    /// Whether the API refuses the app's credentials, or the key cannot be read.
+    /// Whether the API refuses the app's credentials, or the key cannot be read and there is no
+    /// earlier key.
     pub refused: bool,
     /// Why the key cannot be read. If an earlier key was read, it stays in use.
     pub key_problem: Option<String>,
+    /// Why the HTTP client for the API cannot be created. If an earlier one was created, it stays in
+    /// use.
+    pub client_problem: Option<String>,
     /// Why the last access to the database failed.
     pub database_problem: Option<String>,
     /// When the loop of the app last changed this state or updated the crawl's progress.
@@ -48,6 +53,13 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Ends the refusal if an unreadable key was its reason.
+    fn forget_key_problem(&mut self) {
+        if self.key_problem.take().is_some() {
+            self.refused = false;
+        }
+    }
+
     /// Returns the time since the app last made progress.
     #[must_use]
     pub fn since_progress(&self) -> Duration {
@@ -98,6 +110,7 @@ impl StatusBoard {
             skipped_ticks: 0,
             refused: false,
             key_problem: None,
+            client_problem: None,
             database_problem: None,
             alive_at: Instant::now(),
             progressed_at: Instant::now(),
@@ -141,8 +154,11 @@ impl BoardEntry {
         });
     }
 
-    pub(super) fn is_refused(&self) -> bool {
-        self.apps.borrow().get(&self.app).is_some_and(|state| state.refused)
+    /// Returns whether crawls fail until the credentials or the HTTP client's certificates are
+    /// corrected.
+    pub(super) fn needs_correction(&self) -> bool {
+        let apps = self.apps.borrow();
+        apps.get(&self.app).is_some_and(|state| state.refused || state.client_problem.is_some())
     }
 
     pub(super) fn set_waiting_for_database(&self) {
@@ -153,25 +169,30 @@ impl BoardEntry {
         self.update(|state| state.phase = Phase::Starting);
     }
 
-    /// Records that the key was read. An app that was refused because of an unreadable key is no
-    /// longer refused.
-    pub(super) fn set_key_read(&self, request_interval: Duration) {
+    /// Records that the key was read and the HTTP client was created. An app that was refused
+    /// because of an unreadable key is no longer refused.
+    pub(super) fn set_workers_created(&self, request_interval: Duration) {
         self.update(|state| {
             state.request_interval = request_interval;
-            if state.key_problem.take().is_some() {
-                state.refused = false;
-            }
+            state.client_problem = None;
+            state.forget_key_problem();
         });
     }
 
-    /// Records why the key is unreadable. Returns true if the reason changed. Without an earlier
-    /// key, the app counts as refused.
-    pub(super) fn set_key_unreadable(&self, why: &str, has_earlier_key: bool) -> bool {
+    /// Records why the workers cannot be created. Returns true if the reason changed. If the key is
+    /// unreadable and there is no earlier key, the app counts as refused.
+    pub(super) fn set_workers_error(&self, error: &WorkersError, has_earlier_key: bool) -> bool {
         let mut changed = false;
-        self.update(|state| {
-            changed = state.key_problem.as_deref() != Some(why);
-            state.key_problem = Some(why.to_owned());
-            state.refused |= !has_earlier_key;
+        self.update(|state| match error {
+            WorkersError::Key(why) => {
+                changed = state.key_problem.replace(why.clone()).as_ref() != Some(why);
+                state.client_problem = None;
+                state.refused |= !has_earlier_key;
+            }
+            WorkersError::Client(why) => {
+                changed = state.client_problem.replace(why.clone()).as_ref() != Some(why);
+                state.forget_key_problem();
+            }
         });
         changed
     }
@@ -238,12 +259,28 @@ mod tests {
     async fn a_change_of_the_key_problem_is_reported_once_and_reading_the_key_ends_the_refusal() {
         let mut board = StatusBoard::new();
         let entry = board.add("prod", id(), hourly());
-        assert!(entry.set_key_unreadable("cannot read prod.key", false));
-        assert!(!entry.set_key_unreadable("cannot read prod.key", false));
-        assert!(entry.is_refused());
-        entry.set_key_read(Duration::from_secs(1));
-        assert!(!entry.is_refused());
+        let unreadable = WorkersError::Key("cannot read prod.key".to_owned());
+        assert!(entry.set_workers_error(&unreadable, false));
+        assert!(!entry.set_workers_error(&unreadable, false));
+        assert!(board.subscribe().borrow()["prod"].refused && entry.needs_correction());
+        entry.set_workers_created(Duration::from_secs(1));
+        assert!(!board.subscribe().borrow()["prod"].refused && !entry.needs_correction());
         assert_eq!(board.subscribe().borrow()["prod"].key_problem, None);
+    }
+
+    #[tokio::test]
+    async fn an_http_client_that_cannot_be_created_is_no_problem_of_the_key() {
+        let mut board = StatusBoard::new();
+        let entry = board.add("prod", id(), hourly());
+        let no_client = WorkersError::Client("no CA certificates".to_owned());
+        assert!(entry.set_workers_error(&WorkersError::Key("cannot read prod.key".to_owned()), false));
+        assert!(entry.set_workers_error(&no_client, false));
+        assert!(!entry.set_workers_error(&no_client, false));
+        let state = board.subscribe().borrow()["prod"].clone();
+        assert!(state.key_problem.is_none() && !state.refused && entry.needs_correction());
+        assert_eq!(state.client_problem.as_deref(), Some("no CA certificates"));
+        entry.set_workers_created(Duration::from_secs(1));
+        assert!(!entry.needs_correction());
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub enum Condition {
     Refused,
     /// This process cannot write to the database.
     DatabaseProblem,
-    /// The last crawl failed.
+    /// The last crawl failed, or the HTTP client for the API cannot be created.
     Failed,
     /// There was no complete crawl for [`LATE_TICKS`] ticks, or a crawl that is due does not start.
     Late,
@@ -66,6 +66,7 @@ impl Condition {
             (state.is_some_and(|state| state.key_problem.is_some()), Self::KeyUnreadable),
             (is_refused(overview, state), Self::Refused),
             (state.is_some_and(|state| state.database_problem.is_some()), Self::DatabaseProblem),
+            (state.is_some_and(|state| state.client_problem.is_some()), Self::Failed),
             (last_is(CrawlStatus::Failed), Self::Failed),
             (is_late(overview, state, now), Self::Late),
             (last_is(CrawlStatus::Incomplete), Self::Incomplete),

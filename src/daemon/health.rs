@@ -80,7 +80,8 @@ fn app_problems(app: &str, state: &AppState) -> impl Iterator<Item = String> {
         let why = reason.map_or_else(String::new, |reason| format!(": {}", reason.text));
         format!("app {app}: the API refuses the credentials{why}")
     });
+    let client = state.client_problem.as_ref().map(|why| format!("app {app}: {why}"));
     let database = state.database_problem.as_ref();
     let database = database.map(|why| format!("app {app}: cannot write to the database: {why}"));
-    key.into_iter().chain(refused).chain(database)
+    key.into_iter().chain(refused).chain(client).chain(database)
 }

@@ -32,7 +32,7 @@ pub use self::condition::{Condition, LATE_TICKS, MAX_COUNTED_TICKS, is_quota_nea
 pub use self::database::{Database, OpenAttempt, Opening, maintain_database};
 pub use self::health::Health;
 pub use self::next_crawl::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
-pub use self::plan::{AppPlan, MakeCrawler, MakeDetailsRefresher};
+pub use self::plan::{AppPlan, MakeWorkers, Workers, WorkersError};
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::lifecycle::{Lifecycle, Systemd};

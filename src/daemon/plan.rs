@@ -17,17 +17,40 @@ pub struct AppPlan {
     pub catch_up: bool,
     /// The number of groups that the app may have (`group_quota`).
     pub group_quota: Option<u64>,
-    pub crawler: MakeCrawler,
-    pub details: MakeDetailsRefresher,
+    pub workers: MakeWorkers,
 }
 
-/// Reads an app's key from its file and creates the app's crawler. May block. The error is a
-/// sentence.
-pub type MakeCrawler = Box<dyn Fn(&Store) -> Result<Crawler, String> + Send + Sync>;
+/// Reads an app's key from its file and creates what calls the API for the app. May block.
+pub type MakeWorkers = Box<dyn Fn(&Store) -> Result<Workers, WorkersError> + Send + Sync>;
 
-/// Reads an app's key from its file and creates the refresher of its details, or returns `None` if
-/// they are not kept. May block. The error is a sentence.
-pub type MakeDetailsRefresher = Box<dyn Fn(&Store) -> Result<Option<DetailsRefresher>, String> + Send + Sync>;
+/// What calls the API for one app.
+pub struct Workers {
+    pub crawler: Crawler,
+    /// `None` if the details of groups are not kept.
+    pub details: Option<DetailsRefresher>,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers").finish_non_exhaustive()
+    }
+}
+
+impl From<Crawler> for Workers {
+    fn from(crawler: Crawler) -> Self {
+        Self { crawler, details: None }
+    }
+}
+
+/// Why the [`Workers`] of an app cannot be created.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkersError {
+    #[error("{0}")]
+    Key(String),
+    /// The HTTP client cannot be created. The key is readable.
+    #[error("{0}")]
+    Client(String),
+}
 
 impl fmt::Debug for AppPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

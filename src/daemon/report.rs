@@ -139,7 +139,7 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
         Step::Checking => format!("crawling {app}: checking the lists"),
         Step::LookingUp { looked_up, total } => {
             format!(
-                "crawling {app}: asked about {} of {} {}",
+                "crawling {app}: looked up {} of {} {}",
                 abbreviate(*looked_up),
                 abbreviate(*total),
                 plural(*total, "group")

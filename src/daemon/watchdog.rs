@@ -76,7 +76,7 @@ fn activity(state: &AppState) -> String {
         (_, Some(Step::WaitingForLease)) => "waiting for another process to finish crawling it",
         (_, Some(Step::Listing { .. })) => "listing groups",
         (_, Some(Step::Checking)) => "checking the lists",
-        (_, Some(Step::LookingUp { .. })) => "asking about groups",
+        (_, Some(Step::LookingUp { .. })) => "looking up groups",
         (_, Some(Step::Concluding { .. })) => "recording the end of its crawl",
         (_, Some(Step::Idle | Step::Starting)) => "starting a crawl",
         (Phase::Waiting | Phase::Crawling { .. }, None) => {
@@ -103,7 +103,7 @@ mod tests {
         let mut board = StatusBoard::new();
         let id = SdkAppId::new(1_400_000_000).unwrap();
         let entry = board.add("prod", id, Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
-        entry.set_key_read(Duration::from_secs(1));
+        entry.set_workers_created(Duration::from_secs(1));
         (entry, board.subscribe())
     }
 
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_request_interval_extends_the_limit() {
         let (entry, apps) = board();
-        entry.set_key_read(Duration::from_secs(3600));
+        entry.set_workers_created(Duration::from_secs(3600));
         entry.on_crawl_started(EPOCH, None);
         assert_eq!(stall_after(&apps, Duration::from_secs(4500)), None);
         assert!(stall_after(&apps, Duration::from_secs(4501)).is_some());

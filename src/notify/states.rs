@@ -3,7 +3,8 @@
 //! Each condition of an app has at most one row, which records the last notification about it. A
 //! process claims a notification in the row before it sends it, and marks it delivered afterwards.
 //! The state in the row is first *begins*, then *lasts* once a day, and finally *ends*. The row is
-//! kept after the end. So a process that has read the condition before it ended cannot claim a new
+//! kept after the end. A claim is a compare-and-swap: it takes effect only if the row is still as
+//! the process read it. So a process that read the row before the end cannot claim a second
 //! beginning.
 //!
 //! A claim belongs to the process that made it until the notification is delivered. If the claim is
@@ -87,15 +88,17 @@ impl ClaimPlanner<'_> {
         holds
             .iter()
             .filter_map(|(key, holds)| match rows.get(key) {
-                Some(row) => self.next(*key, row, *holds, in_flight),
-                None if *holds == (Holds::Yes { is_debounced: true }) => Some(self.begin(*key, None)),
+                Some(row) => self.claim_for_row(*key, row, *holds, in_flight),
+                None if *holds == (Holds::Yes { is_debounced: true }) => {
+                    Some(self.claim_beginning(*key, None))
+                }
                 None => None,
             })
             .collect()
     }
 
     /// Returns the claim for a condition that has a row.
-    fn next(
+    fn claim_for_row(
         &self,
         key: ConditionKey,
         row: &NotificationRow,
@@ -108,22 +111,22 @@ impl ClaimPlanner<'_> {
         if let Some(delivered_at) = row.delivered_at {
             return match holds {
                 Holds::Yes { is_debounced: true } if state == ConditionState::Ends => {
-                    Some(self.begin(key, Some(row)))
+                    Some(self.claim_beginning(key, Some(row)))
                 }
                 _ if state == ConditionState::Ends => None,
-                Holds::No => Some(self.follow(key, row, ConditionState::Ends)),
+                Holds::No => Some(self.claim_state(key, row, ConditionState::Ends)),
                 Holds::Yes { .. } if self.age(delivered_at) >= REPEAT_AFTER => {
-                    Some(self.follow(key, row, ConditionState::Lasts))
+                    Some(self.claim_state(key, row, ConditionState::Lasts))
                 }
                 _ => None,
             };
         }
         if in_flight.contains(&(key, state)) {
             if state != ConditionState::Ends && holds == Holds::No {
-                return Some(self.follow(key, row, ConditionState::Ends));
+                return Some(self.claim_state(key, row, ConditionState::Ends));
             }
             let is_old = self.age(row.claimed_at) >= RENEW_CLAIM_AFTER;
-            return is_old.then(|| Claim { is_renewal: true, ..self.follow(key, row, state) });
+            return is_old.then(|| Claim { is_renewal: true, ..self.claim_state(key, row, state) });
         }
         // A claim of this process that is not in flight was recorded although its result was lost.
         let is_abandoned = row.claimed_by == self.process || self.age(row.claimed_at) >= CLAIM_EXPIRES_AFTER;
@@ -131,9 +134,13 @@ impl ClaimPlanner<'_> {
             return None;
         }
         match (state, holds) {
-            (ConditionState::Ends, Holds::Yes { is_debounced: true }) => Some(self.begin(key, Some(row))),
-            (ConditionState::Ends, _) | (_, Holds::No) => Some(self.follow(key, row, ConditionState::Ends)),
-            (state, Holds::Yes { .. }) => Some(self.follow(key, row, state)),
+            (ConditionState::Ends, Holds::Yes { is_debounced: true }) => {
+                Some(self.claim_beginning(key, Some(row)))
+            }
+            (ConditionState::Ends, _) | (_, Holds::No) => {
+                Some(self.claim_state(key, row, ConditionState::Ends))
+            }
+            (state, Holds::Yes { .. }) => Some(self.claim_state(key, row, state)),
             (_, Holds::Unknown) => None,
         }
     }
@@ -145,16 +152,17 @@ impl ClaimPlanner<'_> {
     }
 
     /// Returns a claim for the beginning of a condition. `previous` is its row, if it has one.
-    fn begin(&self, key: ConditionKey, previous: Option<&NotificationRow>) -> Claim {
-        self.claim(key, ConditionState::Begins, self.now.timestamp_millis(), previous)
+    fn claim_beginning(&self, key: ConditionKey, previous: Option<&NotificationRow>) -> Claim {
+        self.new_claim(key, ConditionState::Begins, self.now.timestamp_millis(), previous)
     }
 
-    /// Returns a claim for the next state of a condition whose beginning was claimed.
-    fn follow(&self, key: ConditionKey, row: &NotificationRow, state: ConditionState) -> Claim {
-        self.claim(key, state, row.begun_at, Some(row))
+    /// Returns a claim for a state of a condition that has a row. Keeps the time at which the
+    /// condition began.
+    fn claim_state(&self, key: ConditionKey, row: &NotificationRow, state: ConditionState) -> Claim {
+        self.new_claim(key, state, row.begun_at, Some(row))
     }
 
-    fn claim(
+    fn new_claim(
         &self,
         key: ConditionKey,
         state: ConditionState,

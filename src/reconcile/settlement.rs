@@ -17,8 +17,8 @@ pub struct CandidateKind {
 /// What the lookups say about a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CandidateStatus {
-    /// The candidate was not looked up: the budget was spent, the API refused the request, or there
-    /// are no lookups.
+    /// The candidate was not looked up: the budget was spent, the API throttled or refused the
+    /// request, or there are no lookups.
     Unasked,
     /// The lookup gave no usable answer.
     NoUsableAnswer,
@@ -88,7 +88,7 @@ pub struct LookupCounts {
     pub spared: u64,
     /// The candidates without a usable answer.
     pub unlearned: u64,
-    /// The candidates that a later crawl has to look up.
+    /// The candidates that were not looked up. A later crawl has to look them up.
     pub unasked: u64,
 }
 
@@ -243,7 +243,7 @@ impl Settlement {
 
     /// Returns how many groups are to be marked deleted, missing or held.
     #[must_use]
-    pub fn marks(&self) -> u64 {
+    pub fn mark_count(&self) -> u64 {
         let vanished = self.vanished.values().chain(self.withheld.values());
         vanished.chain(self.missing().map(|(_, ids)| ids)).map(|ids| ids.len() as u64).sum()
     }

@@ -142,7 +142,7 @@ fn answers_decide_about_candidates_of_exact_and_moving_passes_alike() {
         assert_eq!(lines(&settlement), expected);
         let counts = LookupCounts { asked: 5, confirmed: 2, spared: 1, unlearned: 2, unasked: 2 };
         assert_eq!((settlement.lookup_counts(), settlement.unconfirmable()), (counts, 1));
-        assert_eq!(settlement.marks(), 5);
+        assert_eq!(settlement.mark_count(), 5);
         assert_eq!(settlement.withheld_counts(), WithheldCounts { groups: 1, confirmed: 0 });
         assert_eq!(settlement.concluded_types(), [PUBLIC]);
     }
@@ -164,7 +164,7 @@ fn lists_alone_delete_after_one_absence_from_an_exact_pass_and_two_from_a_moving
     assert_eq!(lines(&once), ["plain vanished", "was missing vanished"]);
     let twice = settle(&moving(), Confirmation::Off, &groups);
     assert_eq!(lines(&twice), ["plain missing", "was missing vanished"]);
-    assert_eq!((twice.lookup_counts(), twice.marks()), (LookupCounts::default(), 2));
+    assert_eq!((twice.lookup_counts(), twice.mark_count()), (LookupCounts::default(), 2));
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn only_a_complete_crawl_has_an_outcome_of_its_deletions() {
     settlement.withhold(&[PUBLIC], Confirmation::On, true);
     assert_eq!(settlement.deletions(CrawlStatus::Complete), Some(Deletions::Withheld));
     assert_eq!(Settlement::nothing().deletions(CrawlStatus::Complete), Some(Deletions::None));
-    assert_eq!((Settlement::nothing().marks(), Settlement::nothing().concluded_types().len()), (0, 0));
+    assert_eq!((Settlement::nothing().mark_count(), Settlement::nothing().concluded_types().len()), (0, 0));
 }
 
 #[test]

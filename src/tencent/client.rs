@@ -178,7 +178,9 @@ impl Client {
     pub async fn app_statistics(&self) -> Result<Vec<AppStatistics>, ApiError> {
         let usersig = self.usersig();
         let answer = self.post(STATISTICS_PATH, &StatisticsRequest::new(), &usersig).await?;
-        read_statistics(&answer.body).map_err(|error| self.explain(error, &usersig))
+        let statistics = read_statistics(&answer.body);
+        self.update_clock_skew(answer.time(), &statistics);
+        statistics.map_err(|error| self.explain(error, &usersig))
     }
 
     /// Discards the cached signature, so that the next call creates a new one. Used when the API
@@ -195,10 +197,10 @@ impl Client {
         *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an error without an answer of the API. Returns whether to report it: whether it is
-    /// the first one of an outage, or differs from the one that was reported last.
+    /// Records that a request got no answer from the API. Returns true if the error is to be
+    /// reported: it begins an outage, or its text differs from the one that was reported last.
     #[must_use]
-    pub fn outage_to_report(&self, error: &ApiError) -> bool {
+    pub fn record_outage(&self, error: &ApiError) -> bool {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         let text = error.to_string();
         match outage.as_mut() {
@@ -215,7 +217,7 @@ impl Client {
     }
 
     /// Records that the API answered. If this ends an outage, returns how long the outage lasted.
-    pub fn end_of_outage(&self) -> Option<Duration> {
+    pub fn end_outage(&self) -> Option<Duration> {
         let outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner).take();
         outage.map(|outage| outage.since.elapsed())
     }
@@ -395,12 +397,12 @@ fn read_answers(body: &[u8], ids: &[&str], fields: Fields) -> Result<Vec<GroupAn
     let answer: InfoAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
     // The top-level code is meaningful only if there are no entries about groups (document
     // 269/1616).
-    let Some(entries) = answer.group_info else {
+    let Some(entries) = answer.group_info.filter(|entries| !entries.is_empty()) else {
         return Err(match answer.error_code {
             Some(code) if code != 0 => {
                 ApiError::Answered { code, info: answer.error_info.unwrap_or_default(), advice: None }
             }
-            _ => malformed("no GroupInfo"),
+            _ => malformed("no entries in GroupInfo"),
         });
     };
     let answers: HashMap<&str, GroupAnswer> = entries
@@ -489,9 +491,16 @@ mod tests {
         let none = GroupAnswer::default();
         let expected = [private, code(10010), code(10015), none.clone(), none, code(0)];
         assert_eq!(answers(answer).unwrap(), expected);
-        let refused = answers(r#"{"ActionStatus":"FAIL","ErrorCode":10007,"ErrorInfo":"no"}"#).unwrap_err();
-        assert_eq!(refused.code(), Some(10007));
-        for nonsense in [r#"{"ActionStatus":"OK","ErrorCode":0}"#, "{}", "[]", r#"{"GroupInfo":[{}]}"#] {
+        for refusal in [
+            r#"{"ActionStatus":"FAIL","ErrorCode":10007,"ErrorInfo":"no"}"#,
+            r#"{"ActionStatus":"FAIL","ErrorCode":10007,"ErrorInfo":"no","GroupInfo":[]}"#,
+        ] {
+            assert_eq!(answers(refusal).unwrap_err().code(), Some(10007), "{refusal}");
+        }
+        let no_entries = r#"{"ActionStatus":"OK","ErrorCode":0,"GroupInfo":[]}"#;
+        for nonsense in
+            [r#"{"ActionStatus":"OK","ErrorCode":0}"#, no_entries, "{}", "[]", r#"{"GroupInfo":[{}]}"#]
+        {
             assert!(matches!(answers(nonsense), Err(ApiError::Malformed { .. })), "{nonsense}");
         }
     }

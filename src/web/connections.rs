@@ -84,8 +84,9 @@ impl Table {
         Ok(())
     }
 
-    /// Returns the connection that has waited longest for a request. If all are being answered
-    /// (health checks have no limit), returns the oldest one.
+    /// Returns the connection that has waited longest for a request. If every connection is
+    /// answering a request, returns the oldest one. Only health checks can cause this, because other
+    /// requests are limited to fewer than [`MAX_CONNECTIONS`].
     fn next_to_close(&self) -> Option<(u64, Option<Instant>)> {
         let connections = self.open.iter().map(|(id, state)| (*id, state.waiting_since));
         connections.min_by_key(|(id, since)| (since.is_none(), *since, *id))

@@ -96,8 +96,7 @@ async fn images_of_the_dashboard() {
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
         group_quota: None,
-        crawler: Box::new(move |_| Ok(crawled.new_crawler())),
-        details: Box::new(|_| Ok(None)),
+        workers: Box::new(move |_| Ok(crawled.new_crawler().into())),
     };
     let third = harness.api.hold(At::Request(last_request + 4));
     let mut triggers = Vec::new();

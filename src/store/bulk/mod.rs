@@ -20,8 +20,8 @@ pub struct ListedBatch<'a> {
     pub crawl: CrawlId,
     /// [`TypeId::UNKNOWN`] for the unfiltered pass, which does not change known types.
     pub type_id: TypeId,
-    /// True until a pass of this type has reached its end. New groups of a baseline have no
-    /// `appeared` events.
+    /// True until the baseline of this type has ended. New groups of a baseline have no `appeared`
+    /// events.
     pub in_baseline: bool,
     /// When the groups were listed.
     pub at: DateTime<Utc>,

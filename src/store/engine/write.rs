@@ -3,7 +3,7 @@
 //! The body of a transaction is a plain function that takes a [`Tx`]. It runs in this loop:
 //!
 //! ```ignore
-//! let mut write = store.write("conclude a crawl", Some(lease.token()));
+//! let mut write = store.write("close a crawl", Some(lease.token()));
 //! loop {
 //!     let mut tx = write.begin().await?;
 //!     let outcome = conclude(&mut tx, &closing).await;

@@ -98,7 +98,8 @@ impl Lease {
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if another process has taken the lease,
-    /// [`StoreError::LeaseExpired`] if it could not be renewed in time.
+    /// [`StoreError::LeaseExpired`] if it could not be renewed in time, and
+    /// [`StoreError::LockRemoved`] if the lock file was removed or replaced.
     pub async fn run_while_held<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::select! {
             // The lease is polled first, because no request may be sent after it has expired.

@@ -41,7 +41,8 @@ impl TypeState {
         u64::try_from(self.live_count).unwrap_or(0)
     }
 
-    /// Returns true if a pass of this type has reached its end before.
+    /// Returns true if the baseline of this type has ended: an earlier list of it was nearly
+    /// complete or accepted.
     #[must_use]
     pub fn is_past_baseline(&self) -> bool {
         self.baseline_crawl_id.is_some()
@@ -99,7 +100,7 @@ FROM app a WHERE a.app_id = $1";
 impl Store {
     /// Returns the key of an app, if it is registered.
     pub async fn find_app(&self, app: SdkAppId) -> Result<Option<AppId>, StoreError> {
-        let row: Option<(i64,)> = self.fetch_optional("look an app up", APP_ID, &values![app.get()]).await?;
+        let row: Option<(i64,)> = self.fetch_optional("look up an app", APP_ID, &values![app.get()]).await?;
         Ok(row.map(|(app_id,)| AppId(app_id)))
     }
 

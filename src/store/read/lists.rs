@@ -1,5 +1,6 @@
-//! Reads rows of the public views, one app and one page at a time, newest first. The fields are
-//! named like the columns of the views.
+//! Reads rows of the public views, one app and one page at a time. Crawls, counts and events are
+//! newest first, and groups are in the order of their ids. The fields are named like the columns of
+//! the views.
 //!
 //! The rows come from the base views, whose times have the same format on both engines. All lists
 //! use keyset pagination, so that the thousandth page costs as much as the first.
@@ -196,7 +197,7 @@ impl Store {
     /// Returns the key and the name of an app, if it is registered.
     pub async fn find_app_and_name(&self, app: SdkAppId) -> Result<Option<(AppId, String)>, StoreError> {
         let found: Option<(i64, String)> =
-            self.fetch_optional("look an app up", APP_NAME, &values![app.get()]).await?;
+            self.fetch_optional("look up an app", APP_NAME, &values![app.get()]).await?;
         Ok(found.map(|(app_id, name)| (AppId(app_id), name)))
     }
 
@@ -268,7 +269,7 @@ impl Store {
 
     /// Returns a group by its id.
     pub async fn group(&self, app: AppId, group_id: &str) -> Result<Option<Group>, StoreError> {
-        self.fetch_optional("look a group up", GROUP, &values![app.0, group_id]).await
+        self.fetch_optional("look up a group", GROUP, &values![app.0, group_id]).await
     }
 
     /// Returns the groups whose ids have a prefix and come after `after`, in byte order.

@@ -24,7 +24,7 @@ pub struct AppOverview {
     pub last_complete_crawl: Option<Crawl>,
     /// The newest crawl, if that has not ended.
     pub running_crawl: Option<Crawl>,
-    /// The API's latest TotalCount of the whole app.
+    /// The API's latest TotalCount of the entire app.
     pub total_count: Option<i64>,
     /// The greatest TotalCount of the app in the month of the newest crawl.
     pub month_peak: Option<i64>,
@@ -32,9 +32,9 @@ pub struct AppOverview {
     /// or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
-    /// The number of candidates for deletion that a later crawl has to look up, because the budget
-    /// of the last crawl that reached its end did not suffice. `None` if no crawl has reached its
-    /// end.
+    /// The number of candidates for deletion that the last crawl that reached its end did not look
+    /// up: its budget was spent, or the API throttled or refused the call. A later crawl has to look
+    /// them up. `None` if no crawl has reached its end.
     pub unasked: Option<i64>,
     /// `None` if no details of the app's groups are kept.
     pub details: Option<DetailsOverview>,
@@ -97,7 +97,8 @@ pub struct HeldDeletions {
     /// The number of held groups whose deletion a person undid.
     #[serde(skip)]
     pub undone_count: i64,
-    /// The number of deletions that the crawl withheld.
+    /// The number of deletions that the crawl withheld. After an undo, the number of the crawl's
+    /// groups that were held then.
     pub withheld: i64,
     /// The number of the crawl's deletions that were undone.
     pub undeleted: i64,

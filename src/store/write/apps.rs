@@ -89,8 +89,8 @@ impl Store {
         }
     }
 
-    /// Records that a pass of a type has reached its end for the first time. From then on, new
-    /// groups are recorded as `appeared` events.
+    /// Records that the baseline of a type has ended. From then on, new groups are recorded as
+    /// `appeared` events.
     pub async fn end_baseline(
         &self,
         lease: &Lease,

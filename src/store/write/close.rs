@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
+use super::lookup_history::{self, HELD, HELD_CONFIRMED, HistoryChanges};
 use super::tally::{Tally, stored_groups};
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
 use crate::reconcile::{CandidateKind, LookupCounts, Settlement, WithheldKind};
@@ -29,6 +29,7 @@ pub struct Reason {
 pub struct PassRecord {
     /// [`TypeId::UNKNOWN`] for the unfiltered pass.
     pub type_id: TypeId,
+    /// When the pass reached its end, or the start of the crawl if it did not.
     pub recorded_at: DateTime<Utc>,
     /// `None` if the pass did not reach its end.
     pub verdict: Option<Verdict>,
@@ -121,6 +122,9 @@ SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
 const LIMIT_LAST_SEEN: &str = "
 UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
 WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
+/// Limits `concluded_at` to the start of this crawl, for the types that it does not conclude.
+const LIMIT_CONCLUDED_AT: &str = "
+UPDATE type_state SET concluded_at = $2 WHERE app_id = $1 AND concluded_at > $2";
 /// Adds up the crawl's events over all types. Stores the sums and the number of the app's live
 /// groups in the record of the crawl.
 const ADD_UP_EVENTS: &str = "
@@ -178,7 +182,7 @@ impl Store {
         closing: &Closing<'_>,
         on_progress: impl Fn(u64) + Sync,
     ) -> Result<CrawlEvents, StoreError> {
-        let mut write = self.write("conclude a crawl", Some(lease.token()));
+        let mut write = self.write("close a crawl", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             on_progress(0);
@@ -205,7 +209,7 @@ async fn close(
     record_passes(tx, closing).await?;
     record_lookups(tx, closing, withheld).await?;
     if let Some(history) = closing.history {
-        questions::write_history(tx, closing.app, history).await?;
+        lookup_history::write_history(tx, closing.app, history).await?;
     }
     let events: CrawlEvents = tx.fetch_one(ADD_UP_EVENTS, &values![closing.crawl.0]).await?;
     add_to_day(tx, closing, events).await?;
@@ -240,10 +244,11 @@ async fn record_end(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError
     }
 }
 
-/// The number of deletions that a crawl withheld, and how many of them are confirmed.
+/// The number of groups that this transaction has marked as withheld.
 #[derive(Clone, Copy, Default)]
-struct WithheldCounts {
+struct WithheldMarks {
     groups: i64,
+    /// Those of them that `get_group_info` confirmed to be gone.
     confirmed: i64,
 }
 
@@ -252,12 +257,12 @@ async fn apply_settlement(
     tx: &mut Tx,
     closing: &Closing<'_>,
     on_progress: &(impl Fn(u64) + Sync),
-) -> Result<WithheldCounts, StoreError> {
+) -> Result<WithheldMarks, StoreError> {
     let finished_at = closing.finished_at.timestamp_millis();
     let started_at = closing.started_at.timestamp_millis();
     let scope = |type_id| MarkScope { app: closing.app, type_id, crawl: closing.crawl };
     let mut tally = Tally::default();
-    let mut withheld = WithheldCounts::default();
+    let mut withheld = WithheldMarks::default();
     let mut marked_so_far = 0;
     let mut report_progress = |chunk: &[&str]| {
         marked_so_far += chunk.len() as u64;
@@ -298,12 +303,15 @@ async fn apply_settlement(
     Ok(withheld)
 }
 
-/// Records which types this crawl concluded: it has accounted for every live group of such a type,
-/// which was listed, exists by an answer of the API, or is marked missing.
+/// Records which types this crawl concluded. A crawl concludes a type if it has accounted for each
+/// of the type's live groups: the group was listed, an answer says that it exists, or it is marked
+/// missing. Corrects the times that an earlier crawl with a fast clock wrote, also those of types
+/// that this crawl does not conclude.
 async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
     let Closing { app, crawl, settlement, .. } = closing;
     let started_at = closing.started_at.timestamp_millis();
-    if settlement.concluded_types().is_empty() {
+    // The clock of a crawl that failed may be wrong.
+    if !closing.reached_end() {
         return Ok(());
     }
     let (later_conclusions,): (i64,) =
@@ -312,6 +320,7 @@ async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreE
         let groups = stored_groups(tx, *app).await?;
         tx.expect_rows(groups).await?;
         tx.execute(LIMIT_LAST_SEEN, &values![app.0, closing.finished_at.timestamp_millis()]).await?;
+        tx.execute(LIMIT_CONCLUDED_AT, &values![app.0, started_at]).await?;
     }
     for type_id in settlement.concluded_types() {
         tx.execute(CONCLUDE, &values![app.0, type_id.0, crawl.0, started_at]).await?;
@@ -342,15 +351,15 @@ async fn record_passes(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Records how many candidates the API was asked about, its answers, and the withheld deletions.
+/// Records how many candidates were looked up, the answers, and the withheld deletions.
 async fn record_lookups(
     tx: &mut Tx,
     closing: &Closing<'_>,
-    withheld: WithheldCounts,
+    withheld: WithheldMarks,
 ) -> Result<(), StoreError> {
     let LookupCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.lookup_counts();
-    let had_no_candidates = withheld.groups == 0 && asked + unasked == 0;
-    if had_no_candidates {
+    let nothing_to_record = withheld.groups == 0 && asked + unasked == 0;
+    if nothing_to_record {
         // The columns are 0 already.
         return Ok(());
     }

@@ -84,7 +84,7 @@ const FORGET_APP: [&str; 7] = [
 impl Store {
     /// Returns the apps whose name or SDKAppID is `name_or_id`, configured or not.
     pub async fn find_apps(&self, name_or_id: &str) -> Result<Vec<KnownApp>, StoreError> {
-        self.fetch_all("look an app up", FIND_APPS, &values![name_or_id]).await
+        self.fetch_all("look up an app", FIND_APPS, &values![name_or_id]).await
     }
 
     /// Counts the rows of an app.

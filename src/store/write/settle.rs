@@ -1,4 +1,4 @@
-//! Applies withheld deletions, and undoes the deletions of a crawl. Both ask the API nothing.
+//! Applies withheld deletions, and undoes the deletions of a crawl. Neither calls the API.
 
 use chrono::{DateTime, Utc};
 
@@ -32,7 +32,8 @@ pub struct CrawlDeletions {
     pub status: String,
     /// What happened to the deletions, as in the view `crawls`.
     pub deletions: Option<String>,
-    /// The number of deletions that the crawl withheld.
+    /// The number of deletions that the crawl withheld. After an undo, the number of the crawl's
+    /// groups that were held then.
     pub withheld: i64,
     /// The number of groups that were marked deleted, by the crawl or by a later approval.
     pub vanished: i64,
@@ -117,7 +118,8 @@ UPDATE crawl SET undeleted = undeleted + $3,
     withheld = (SELECT count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2)
 WHERE crawl_id = $2 AND $3 > 0";
 
-/// Adds approved deletions to the counts of the day, and sets the day's live groups.
+/// Adds approved deletions to the counts of the day, and sets the day's live groups. An undo adds
+/// 0, so it only sets the live groups.
 const ADD_CHANGES_TO_DAY: &str = "
 INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, vanished)
 SELECT s.app_id, $2, $5, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
@@ -127,7 +129,7 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
 impl Store {
     /// Returns a crawl with the state of its deletions.
     pub async fn crawl_deletions(&self, crawl: CrawlId) -> Result<Option<CrawlDeletions>, StoreError> {
-        self.fetch_optional("look a crawl up", SELECT_CRAWL, &values![crawl.0]).await
+        self.fetch_optional("look up a crawl", SELECT_CRAWL, &values![crawl.0]).await
     }
 
     /// Returns the groups whose deletion a crawl withheld and that are still held. The flag of each

@@ -11,6 +11,7 @@ use crate::confirmation::{complete, deleted};
 crawl_tests! {
     a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_record,
     the_effects_of_an_undetected_clock_a_year_ahead_end_with_the_next_crawls,
+    a_type_that_later_crawls_do_not_conclude_keeps_no_time_of_a_clock_a_year_ahead,
     a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts,
 }
 
@@ -80,6 +81,25 @@ async fn the_effects_of_an_undetected_clock_a_year_ahead_end_with_the_next_crawl
     assert_eq!(harness.value(&later).await, "0");
     let sums = "SELECT sum(appeared), sum(vanished) FROM daily_counts";
     assert_eq!(harness.lines(sums).await, ["1 3"]);
+}
+
+async fn a_type_that_later_crawls_do_not_conclude_keeps_no_time_of_a_clock_a_year_ahead(harness: Harness) {
+    harness.create("Public", "a");
+    harness.create("Private", "b");
+    complete(&harness).await;
+    harness.move_clock_by_hours(YEAR_IN_HOURS);
+    harness.api.script(At::Every, Fault::NoDate);
+    complete(&harness).await;
+    harness.api.clear_faults();
+    harness.move_clock_by_hours(-YEAR_IN_HOURS + 1);
+    // The API rejects the type, so no crawl concludes it.
+    harness.api.script(At::Type("Private".to_owned()), Fault::ErrorCode(10004));
+    let report = complete(&harness).await;
+    let started_at = harness::crawl::format_time(report.started_at);
+    let as_of = "SELECT as_of FROM type_status WHERE group_type IN ('Public', 'Private')";
+    assert_eq!(harness.lines(as_of).await, [started_at.clone(), started_at.clone()]);
+    let seen = "SELECT last_seen_at FROM live_groups ORDER BY group_id";
+    assert_eq!(harness.lines(seen).await, [started_at.clone(), started_at]);
 }
 
 async fn a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts(harness: Harness) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use chrono_tz::Tz;
 use harness::crawl::{Harness, ON_COMMAND, format_time, outcome};
 use harness::crawl_tests;
@@ -25,6 +26,7 @@ crawl_tests! {
     a_fetch_follows_only_a_crawl_that_reached_its_end,
     a_stop_ends_a_fetch_at_once,
     a_dry_run_fetches_no_statistics,
+    an_answer_with_statistics_updates_the_clock_skew,
     retention_removes_days_with_the_daily_counts_and_they_do_not_return,
 }
 
@@ -255,6 +257,13 @@ async fn a_stop_ends_a_fetch_at_once(harness: Harness) {
     drop(held);
     harness.crawl().await;
     assert_eq!((fetches(&harness), figures(&harness).await.len()), (2, 30));
+}
+
+async fn an_answer_with_statistics_updates_the_clock_skew(harness: Harness) {
+    let client = harness.client();
+    harness.api.set_date_offset(TimeDelta::minutes(-7));
+    client.app_statistics().await.unwrap();
+    assert_eq!(client.clock_skew().map(|skew| skew.num_minutes()), Some(7));
 }
 
 async fn a_dry_run_fetches_no_statistics(harness: Harness) {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use harness::daemon::{AppSpec, DaemonHarness, PROD};
 use harness::postgres::DedicatedServer;
 use tim_group_sync::crawl::Step;
-use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Opening, Phase, maintain_database};
+use tim_group_sync::daemon::{
+    AppPlan, AppState, Database, OpenAttempt, Opening, Phase, WorkersError, maintain_database,
+};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{At, Fault};
@@ -18,13 +20,24 @@ const OTHER: AppSpec = AppSpec { app: "other", sdk_app_id: 1_400_000_001, ..CAUG
 
 /// Returns a plan whose key is readable only while the flag is true.
 fn with_key_file(harness: &DaemonHarness, spec: &AppSpec) -> (AppPlan, Arc<AtomicBool>) {
+    failing_until_set(harness, spec, WorkersError::Key("cannot read prod.key".to_owned()))
+}
+
+/// Returns a plan whose workers cannot be created until the flag is true.
+fn failing_until_set(
+    harness: &DaemonHarness,
+    spec: &AppSpec,
+    error: WorkersError,
+) -> (AppPlan, Arc<AtomicBool>) {
     let plan = harness.plan(&harness.api, spec);
-    let (readable, make) = (Arc::new(AtomicBool::new(false)), plan.crawler);
-    let is_readable = Arc::clone(&readable);
-    let crawler = Box::new(move |store: &_| {
-        if is_readable.load(Ordering::SeqCst) { make(store) } else { Err("cannot read prod.key".to_owned()) }
-    });
-    (AppPlan { crawler, ..plan }, readable)
+    let (works, make) = (Arc::new(AtomicBool::new(false)), plan.workers);
+    let is_working = Arc::clone(&works);
+    let workers = Box::new(
+        move |store: &_| {
+            if is_working.load(Ordering::SeqCst) { make(store) } else { Err(error.clone()) }
+        },
+    );
+    (AppPlan { workers, ..plan }, works)
 }
 
 #[tokio::test]
@@ -147,6 +160,23 @@ async fn an_app_with_an_unreadable_key_is_refused_and_the_key_is_retried() {
 }
 
 #[tokio::test]
+async fn an_http_client_that_cannot_be_created_is_not_reported_as_a_bad_key() {
+    let harness = DaemonHarness::new().await;
+    let no_client = WorkersError::Client("cannot create the HTTP client: no CA certificates".to_owned());
+    let (plan, works) = failing_until_set(&harness, &CAUGHT_UP, no_client);
+    let [mut prod] = harness.start_all([("prod", plan)]);
+    prod.wait_for_next_crawl_at("08:21:00").await;
+    assert_eq!(prod.problems(), ["app prod: cannot create the HTTP client: no CA certificates"]);
+    assert!(!prod.refused());
+    assert_eq!([harness.logged("app's key"), harness.logged("the API cannot be called")], [0, 1]);
+    works.store(true, Ordering::SeqCst);
+    harness.set_clock("08:21:00");
+    prod.trigger.fire();
+    prod.wait_for_crawl_status("complete").await;
+    assert!(prod.problems().is_empty());
+}
+
+#[tokio::test]
 async fn a_reload_retries_an_unreadable_key_at_once() {
     let harness = DaemonHarness::new().await;
     let (plan, _) = with_key_file(&harness, &CAUGHT_UP);
@@ -183,15 +213,15 @@ async fn an_app_keeps_its_key_if_a_reload_cannot_read_the_new_one_and_gets_it_la
 async fn a_refused_key_is_read_again_from_its_file_at_the_next_attempt() {
     let harness = DaemonHarness::new().await;
     let plan = harness.plan(&harness.api, &CAUGHT_UP);
-    let wrong = harness.crawler(&harness.api, &AppSpec { wrong_key: true, ..CAUGHT_UP });
-    let (right, replaced) = (plan.crawler, Arc::new(AtomicBool::new(false)));
+    let wrong = harness.workers(&harness.api, &AppSpec { wrong_key: true, ..CAUGHT_UP });
+    let (right, replaced) = (plan.workers, Arc::new(AtomicBool::new(false)));
     let is_replaced = Arc::clone(&replaced);
-    let crawler = Box::new(
+    let workers = Box::new(
         move |store: &_| {
             if is_replaced.load(Ordering::SeqCst) { right(store) } else { wrong(store) }
         },
     );
-    let [mut prod] = harness.start_all([("prod", AppPlan { crawler, ..plan })]);
+    let [mut prod] = harness.start_all([("prod", AppPlan { workers, ..plan })]);
     prod.wait_for_next_crawl_at("08:50:00").await;
     assert!(prod.refused());
     assert!(
@@ -228,7 +258,9 @@ async fn fifty_apps_are_crawled_independently_even_if_some_of_them_fail() {
         let api = harness.api_of(&spec).await;
         let mut plan = harness.plan(&api, &spec);
         match app {
-            "app20" => plan.crawler = Box::new(|_| Err("cannot read app20.key".to_owned())),
+            "app20" => {
+                plan.workers = Box::new(|_| Err(WorkersError::Key("cannot read app20.key".to_owned())));
+            }
             "app30" => api.script(At::Every, Fault::ErrorCode(10003)),
             _ => {}
         }

@@ -1,5 +1,8 @@
 //! Details of groups in a running daemon: between crawls, across a kill, and in `status`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use harness::cli::CliHarness;
 use harness::program::Service;
 use rustix::process::Signal;
@@ -26,6 +29,21 @@ async fn details_are_refreshed_after_a_crawl_and_status_shows_them() {
     assert_eq!(cli.query("SELECT count(*) FROM group_details WHERE name LIKE 'Group %'").await, "120");
     let info_requests = cli.api.requests().into_iter().filter(|request| request.call == Call::Info).count();
     assert_eq!(info_requests, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warning_about_the_key_file_is_logged_once_per_start_and_reload() {
+    let cli = with_groups(10).await;
+    std::fs::set_permissions(cli.path("app.key"), Permissions::from_mode(0o640)).unwrap();
+    let service = service(&cli).wait_for_log("refreshed details").await;
+    let warnings = |service: &Service| service.log().matches("(mode 0640)").count();
+    assert_eq!(warnings(&service), 1, "{}", service.log());
+    service.signal(Signal::HUP);
+    let service = service.wait_for_log("(mode 0640)").await;
+    service.signal(Signal::USR1);
+    let service = service.wait_for_log("crawl complete").await;
+    assert_eq!(warnings(&service), 2, "{}", service.log());
+    assert_eq!(service.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

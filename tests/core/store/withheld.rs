@@ -198,7 +198,7 @@ async fn held_groups_are_looked_up_again_except_confirmed_and_undone_ones(db: &T
     assert_eq!(db.lines(held).await, ["a|0", "b|0", "c|0", "d|0", "p|1"]);
 
     let to_ask = async |round, most| {
-        let groups = db.store.held_to_ask(leased.app, round, most).await.unwrap();
+        let groups = db.store.held_to_look_up(leased.app, round, most).await.unwrap();
         assert!(groups.iter().all(|(_, type_id)| *type_id == leased.public), "{groups:?}");
         groups.into_iter().map(|(id, _)| id).collect::<Vec<_>>().join(" ")
     };

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tim_group_sync::alarm::{Alarm, ManualTrigger};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlSettings, Crawler};
-use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Database, MakeCrawler, Phase};
+use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Database, MakeWorkers, Phase, Workers};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal, Systemd};
 use tim_group_sync::metrics::Metrics;
 use tim_group_sync::model::{GroupType, SdkAppId};
@@ -102,7 +102,7 @@ impl DaemonHarness {
         harness
     }
 
-    pub fn crawler(&self, api: &Simulator, spec: &AppSpec) -> MakeCrawler {
+    pub fn workers(&self, api: &Simulator, spec: &AppSpec) -> MakeWorkers {
         let simulated = Settings::default();
         let sdk_app_id = SdkAppId::new(spec.sdk_app_id).unwrap();
         let client = ClientSettings {
@@ -133,7 +133,7 @@ impl DaemonHarness {
         let clock = self.clock.clone();
         Box::new(move |store: &Store| {
             let client = Client::new(client.clone()).unwrap();
-            Ok(Crawler::new(settings.clone(), client, store.clone(), clock.clone()))
+            Ok(Crawler::new(settings.clone(), client, store.clone(), clock.clone()).into())
         })
     }
 
@@ -144,8 +144,7 @@ impl DaemonHarness {
             schedule: Schedule::parse(spec.cron, chrono_tz::UTC).unwrap(),
             catch_up: spec.catch_up,
             group_quota: spec.group_quota,
-            crawler: self.crawler(api, spec),
-            details: Box::new(|_| Ok(None)),
+            workers: self.workers(api, spec),
         }
     }
 
@@ -308,9 +307,12 @@ impl DaemonHarness {
     /// Returns a plan whose crawls are counted in these metrics.
     pub fn counted_plan(&self, spec: &AppSpec, metrics: &Metrics) -> AppPlan {
         let plan = self.plan(&self.api, spec);
-        let (make, observer) = (plan.crawler, metrics.app(spec.app));
+        let (make, observer) = (plan.workers, metrics.app(spec.app));
         AppPlan {
-            crawler: Box::new(move |store| make(store).map(|made| made.with_observer(Arc::clone(&observer)))),
+            workers: Box::new(move |store| {
+                let Workers { crawler, details } = make(store)?;
+                Ok(Workers { crawler: crawler.with_observer(Arc::clone(&observer)), details })
+            }),
             ..plan
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tim_group_sync::alarm::Alarm;
 use tim_group_sync::crawl::Crawler;
-use tim_group_sync::daemon::{self, AppPlan, Apps, Database, Phase};
+use tim_group_sync::daemon::{self, AppPlan, Apps, Database, Phase, WorkersError};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal, Systemd};
 use tim_group_sync::metrics::Metrics;
 use tim_group_sync::model::SdkAppId;
@@ -297,10 +297,9 @@ fn apply(daemon: &mut daemon::Daemon, harness: &Harness, apps: Vec<NotifiedApp>)
             schedule: Schedule::parse(app.cron, chrono_tz::UTC).unwrap(),
             catch_up: false,
             group_quota: app.group_quota,
-            details: Box::new(|_| Ok(None)),
-            crawler: Box::new(move |_: &Store| match app.key_problem {
-                Some(why) => Err(why.to_owned()),
-                None => Ok(crawlers.lock().unwrap().pop().unwrap()),
+            workers: Box::new(move |_: &Store| match app.key_problem {
+                Some(why) => Err(WorkersError::Key(why.to_owned())),
+                None => Ok(crawlers.lock().unwrap().pop().unwrap().into()),
             }),
         }
     };

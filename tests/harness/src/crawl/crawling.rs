@@ -64,7 +64,8 @@ impl Harness {
         Crawler::new(settings, client, store.clone(), self.clock.clone())
     }
 
-    fn client(&self) -> Client {
+    /// Returns a new API client.
+    pub fn client(&self) -> Client {
         self.client_of(self.credentials.sdk_app_id, &self.api)
     }
 

@@ -1,5 +1,6 @@
-//! The lookup history: which groups earlier crawls asked `get_group_info` about, and in which round
-//! to ask again. Rounds count the app's crawls that reached their end.
+//! The lookup history (the table `group_question`): which groups earlier crawls looked up with
+//! `get_group_info`, and in which round to look them up again. Rounds count the app's crawls that
+//! reached their end.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +35,10 @@ pub struct HistoryChanges {
 }
 
 const LAST_ROUND: &str = "SELECT round FROM app WHERE app_id = $1";
-const QUESTIONS: &str = "
+const LOOKUP_RECORDS: &str = "
 SELECT group_id, stood, unlearned, round, again_in FROM group_question WHERE app_id = $1";
 // Excludes groups whose deletion a person undid.
-const HELD_TO_ASK: &str = "
+const HELD_TO_LOOK_UP: &str = "
 SELECT g.group_id, g.type_id FROM group_row g
 LEFT JOIN group_question q ON q.app_id = g.app_id AND q.group_id = g.group_id
 WHERE g.app_id = $1 AND g.held_crawl_id IS NOT NULL AND g.held_as = 'w' AND coalesce(q.again_in, 0) <= $2
@@ -54,16 +55,16 @@ impl Store {
         const ACTION: &str = "read the lookup history";
         let last_round: Option<(i64,)> = self.fetch_optional(ACTION, LAST_ROUND, &values![app.0]).await?;
         let rows: Vec<(String, i64, i64, i64, i64)> =
-            self.fetch_all(ACTION, QUESTIONS, &values![app.0]).await?;
+            self.fetch_all(ACTION, LOOKUP_RECORDS, &values![app.0]).await?;
         let records = rows.into_iter().map(|(id, existing_streak, unusable_streak, round, due_round)| {
             (id, LookupRecord { existing_streak, unusable_streak, round, due_round })
         });
         Ok(LookupHistory { round: last_round.map_or(0, |(round,)| round) + 1, records: records.collect() })
     }
 
-    /// Returns at most `limit` held groups that may be asked about in this round, with their types.
+    /// Returns at most `limit` held groups that may be looked up in this round, with their types.
     /// Groups whose last lookup is oldest come first.
-    pub async fn held_to_ask(
+    pub async fn held_to_look_up(
         &self,
         app: AppId,
         round: i64,
@@ -71,7 +72,7 @@ impl Store {
     ) -> Result<Vec<(String, TypeId)>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<(String, i64)> = self
-            .fetch_all("read which held groups to ask about", HELD_TO_ASK, &values![app.0, round, limit])
+            .fetch_all("read which held groups to look up", HELD_TO_LOOK_UP, &values![app.0, round, limit])
             .await?;
         Ok(rows.into_iter().map(|(id, type_id)| (id, TypeId(type_id))).collect())
     }
