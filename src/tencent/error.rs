@@ -190,6 +190,7 @@ pub fn meaning(code: i64) -> Option<&'static str> {
         60012 => "the SDKAppID is missing",
         60013 => "the service could not parse its own answer",
         60014 => "the service timed out on the account",
+        60015 => "an account in the body is not a text",
         60016 => "the SDKAppID is disabled",
         60017 => "requests are disabled",
         60018 | 60019 => "too many requests, retry later",
