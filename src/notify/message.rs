@@ -2,7 +2,7 @@
 //!
 //! Text from outside, such as the reason of a failed crawl, can contain markup. Chats get all text
 //! as plain text, and the characters that could start a mention, a tag or a link are replaced by
-//! their full-width forms. So no text notifies an entire group or hides a link.
+//! their full-width forms, or escaped for Slack. So no text notifies an entire group or hides a link.
 
 use std::fmt::{self, Write as _};
 
@@ -25,7 +25,7 @@ pub const SIGNATURE_HEADER: &str = "x-signature-256";
 
 /// The maximum length of a text from outside, in characters.
 const MAX_QUOTED: usize = 500;
-/// The maximum length of a text for a chat, in bytes. WeCom accepts 2,048 bytes (page 91770); the
+/// The maximum length of a text for a chat, in bytes, before characters are escaped for Slack. WeCom accepts 2,048 bytes (page 91770); the
 /// others accept more.
 const MAX_CHAT_BYTES: usize = 2_048;
 
@@ -47,7 +47,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The conditions, which are the values of the label `event`.
+    /// The conditions. They are the values of the label `event` of the metric `notifications_total`.
     pub const CONDITIONS: [Self; 5] =
         [Self::Withheld, Self::Refused, Self::Late, Self::Database, Self::Quota];
 

@@ -71,8 +71,8 @@ impl ApiError {
         }
     }
 
-    /// Returns whether no answer of the API arrived, so that the cause is the network, a proxy or a
-    /// server that is down.
+    /// Returns whether no answer in the API's format arrived: the network, a proxy or a server
+    /// failed, or answered with an HTTP error.
     #[must_use]
     pub fn is_without_answer(&self) -> bool {
         matches!(

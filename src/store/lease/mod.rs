@@ -7,7 +7,7 @@
 //!
 //! PostgreSQL: a row that expires by the server's clock. The holder renews it while it works. Each
 //! acquisition has a fencing token, which every transaction of the holder checks before it commits:
-//! a holder whose lease has expired is fenced. In a released row, the time of expiry is the
+//! a holder whose lease another process has taken is fenced. In a released row, the time of expiry is the
 //! earliest time of the next request.
 
 mod file;

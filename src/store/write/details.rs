@@ -1,9 +1,11 @@
-//! Stores the details of groups, such as name and owner. If the groups are a complete range of ids,
-//! a row is rewritten only if a detail has changed.
+//! Stores the details of groups, such as name and owner. Most groups are refreshed in ranges: all
+//! live groups whose ids lie between two ids. One row records when a range was refreshed, so the
+//! row of a group is rewritten only if a detail has changed.
 //!
 //! One process at a time refreshes the details of an app. A process claims them by storing its
-//! name, and each of its transactions renews the claim. A claim expires after [`CLAIM_SECONDS`], by
-//! the clock of the database server, or for SQLite by the clock of this machine.
+//! name, and each transaction that stores details renews the claim. A claim expires after
+//! [`CLAIM_SECONDS`], by the clock of the database server, or for SQLite by the clock of this
+//! machine.
 
 use std::collections::HashMap;
 
