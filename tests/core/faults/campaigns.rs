@@ -38,7 +38,12 @@ pub(crate) struct FaultCampaign {
     pub(crate) harness: Harness,
     /// The number of crawls so far, without the first one. It numbers the replaced groups.
     pub(crate) round: u32,
+    /// `retry_for` while a fault lasts. The crawl fails after it.
+    lasting_fault_retries: Duration,
 }
+
+/// `retry_for` for a fault at one request. Long enough for a busy machine.
+pub(crate) const SINGLE_FAULT_RETRIES: Duration = Duration::from_secs(60);
 
 impl FaultCampaign {
     /// Creates the groups, and makes the first crawl.
@@ -48,7 +53,12 @@ impl FaultCampaign {
         private.for_each(|n| harness.create("Private", &format!("private-{n}")));
         let report = harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.requests), ("complete", CLOSING_COUNT));
-        Self { harness, round: 0 }
+        Self::with(harness)
+    }
+
+    fn with(harness: Harness) -> Self {
+        let lasting_fault_retries = harness.retry_for;
+        Self { harness, round: 0, lasting_fault_retries }
     }
 
     /// Replaces one group of each type and crawls.
@@ -80,7 +90,8 @@ impl FaultCampaign {
     }
 
     /// Scripts a fault, and returns a description of it for assertion messages.
-    fn script_fault(&self, fault: &Fault, request: u64, lasting: bool) -> String {
+    fn script_fault(&mut self, fault: &Fault, request: u64, lasting: bool) -> String {
+        self.harness.retry_for = if lasting { self.lasting_fault_retries } else { SINGLE_FAULT_RETRIES };
         if lasting {
             self.harness.fault_from_request(request, fault.clone());
         } else {
@@ -231,7 +242,7 @@ async fn assert_recovery_from_every_fault(harness: Harness, lasting: bool) {
         harness.create("ChatRoom", "room-1 room-2");
         (0..7).for_each(|n| harness.create("Public", &format!("public-{n}")));
         (0..4).for_each(|n| harness.create("Private", &format!("private-{n}")));
-        let mut campaign = FaultCampaign { harness, round: 0 };
+        let mut campaign = FaultCampaign::with(harness);
         let report = campaign.harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LISTS + 1));
         for request in requests {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tim_group_sync::simulator::{Fault, Settings};
 use tim_group_sync::tencent::usersig::SecretKey;
 
-use crate::campaigns::{FaultCampaign, LAST_INFO_REQUEST, MIDDLE_PAGE};
+use crate::campaigns::{FaultCampaign, LAST_INFO_REQUEST, MIDDLE_PAGE, SINGLE_FAULT_RETRIES};
 
 crawl_tests! {
     every_temporary_error_code_is_retried,
@@ -42,6 +42,7 @@ const FATAL: [i64; 9] = [10003, 10011, 60002, 60003, 60009, 60015, 70402, 60999,
 
 async fn every_temporary_error_code_is_retried(harness: Harness) {
     let mut campaign = FaultCampaign::begin(harness).await;
+    let short = std::mem::replace(&mut campaign.harness.retry_for, SINGLE_FAULT_RETRIES);
     for code in RETRIED.into_iter().chain(SIGNATURE) {
         campaign.harness.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
@@ -52,6 +53,7 @@ async fn every_temporary_error_code_is_retried(harness: Harness) {
         );
         campaign.harness.assert_table_matches_api().await;
     }
+    campaign.harness.retry_for = short;
     let throttled = [10006, 60007, 60011, 60018, 60019, 70050];
     for code in RETRIED {
         campaign.harness.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
@@ -86,6 +88,8 @@ async fn every_other_error_code_fails_the_crawl_at_once(harness: Harness) {
 
 async fn an_undocumented_error_code_is_retried_twice(harness: Harness) {
     let mut campaign = FaultCampaign::begin(harness).await;
+    // The number of attempts ends the retries, not the time.
+    campaign.harness.retry_for = SINGLE_FAULT_RETRIES;
     for code in [1, -1, 10015, 30000, 80001] {
         campaign.harness.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
@@ -97,6 +101,7 @@ async fn an_undocumented_error_code_is_retried_twice(harness: Harness) {
 
 async fn a_rejected_signature_is_renewed_once(harness: Harness) {
     let mut campaign = FaultCampaign::begin(harness).await;
+    campaign.harness.retry_for = SINGLE_FAULT_RETRIES;
     for code in SIGNATURE {
         campaign.harness.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
