@@ -17,7 +17,9 @@ use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::{self, Config};
 use crate::crawl::CLOCK_SKEW_WARNING;
-use crate::daemon::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
+use crate::daemon::{
+    HISTORY_LENGTH, LATE_TICKS, MAX_COUNTED_TICKS, next_crawl_by_history, overdue_by_history,
+};
 use crate::escape::one_line;
 use crate::model::SdkAppId;
 use crate::store::{
@@ -30,9 +32,6 @@ const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
 /// The maximum number of apps that are shown in detail. More apps have a line each, so that they
 /// fit a screen.
 const MAX_IN_DETAIL: usize = 3;
-/// `--max-age schedule` fails after this number of ticks without a complete crawl. The alert rule
-/// `TimGroupSyncNoCompleteCrawl` has the same limit.
-const LATE_TICKS: usize = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -75,7 +74,7 @@ impl MaxAge {
             Self::Time(max_age) => (now - finished).to_std().unwrap_or_default() > max_age,
             Self::Schedule => {
                 let began = last.started_at.time().unwrap_or(finished);
-                app.schedule.ticks.passed(began, now, LATE_TICKS) >= LATE_TICKS as u64
+                app.schedule.ticks.passed(began, now, MAX_COUNTED_TICKS) >= LATE_TICKS
             }
         }
     }
