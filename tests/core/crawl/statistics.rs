@@ -210,7 +210,7 @@ async fn a_failed_fetch_changes_nothing_and_a_later_crawl_tries_again(harness: H
         Fault::Body(r#"{"ErrorCode":0}"#.to_owned()),
     ] {
         let mut harness = with_statistics(harness.fresh().await);
-        harness.request_timeout = Duration::from_millis(300);
+        harness.request_timeout = Duration::from_secs(1);
         harness.api.script(At::Statistics, fault.clone());
         assert_eq!(outcome(&harness.crawl().await), "complete", "{fault:?}");
         assert_eq!((fetches(&harness), figures(&harness).await.len()), (1, 0), "{fault:?}");

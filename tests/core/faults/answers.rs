@@ -58,8 +58,8 @@ async fn a_late_answer_is_waited_for(harness: Harness) {
 }
 
 async fn a_request_without_an_answer_times_out_and_is_retried(mut harness: Harness) {
-    harness.request_timeout = Duration::from_millis(500);
-    harness.retry_for = Duration::from_millis(600);
+    harness.request_timeout = Duration::from_secs(1);
+    harness.retry_for = Duration::from_millis(1_200);
     FaultCampaign::run(harness, Fault::Timeout, ["complete"; 4], ["failed timeout"; 4]).await;
 }
 

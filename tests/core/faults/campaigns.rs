@@ -237,7 +237,7 @@ async fn assert_recovery_from_every_fault(harness: Harness, lasting: bool) {
         // A new harness for each fault, because the checks after a crawl read all earlier crawls.
         let mut harness = harness.fresh().await;
         if fault == Fault::Timeout {
-            harness.request_timeout = Duration::from_millis(300);
+            harness.request_timeout = Duration::from_secs(1);
         }
         harness.create("ChatRoom", "room-1 room-2");
         (0..7).for_each(|n| harness.create("Public", &format!("public-{n}")));
@@ -358,7 +358,7 @@ async fn assert_recovery_from_every_info_fault(harness: Harness, lasting: bool) 
             let mut harness = harness.fresh().await.with_api(settings).await;
             harness.page_limit = 100;
             if fault == Fault::Timeout {
-                harness.request_timeout = Duration::from_millis(300);
+                harness.request_timeout = Duration::from_secs(1);
             }
             let mut campaign = InfoCampaign::begin(harness).await;
             for nth in requests {

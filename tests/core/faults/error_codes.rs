@@ -2,7 +2,6 @@
 
 use harness::crawl::{Harness, outcome, reason_text};
 use harness::crawl_tests;
-use std::time::Duration;
 use tim_group_sync::simulator::{Fault, Settings};
 use tim_group_sync::tencent::usersig::SecretKey;
 
@@ -114,17 +113,14 @@ async fn a_rejected_signature_is_renewed_once(harness: Harness) {
     assert!(reason_text(&report).ends_with("check this machine's clock"), "{}", reason_text(&report));
 }
 
-async fn throttled_calls_are_retried_until_they_succeed(mut harness: Harness) {
-    harness.retry_for = Duration::from_secs(30);
-    let min_interval = Some(Duration::from_millis(10));
-    let harness = harness.with_api(Settings { min_interval, ..Settings::default() }).await;
-    harness.create("Public", "a b c d e f g");
-    let report = harness.crawl().await;
-    assert_eq!(outcome(&report), "complete");
-    let throttled = harness.api.requests().iter().filter(|request| request.answered == Some(10006)).count();
-    assert!(throttled > 0);
-    assert_eq!(report.requests, 6 + throttled as u64);
-    harness.assert_table_matches_api().await;
+async fn throttled_calls_are_retried_until_they_succeed(harness: Harness) {
+    let mut campaign = FaultCampaign::begin(harness).await;
+    // The number of faults ends the retries, not the time.
+    campaign.harness.retry_for = SINGLE_FAULT_RETRIES;
+    campaign.harness.fault_at_requests(MIDDLE_PAGE..=MIDDLE_PAGE + 3, Fault::ErrorCode(10006));
+    let report = campaign.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LAST_INFO_REQUEST + 4));
+    campaign.harness.assert_table_matches_api().await;
 }
 
 async fn a_page_that_is_too_large_is_requested_with_half_the_limit_from_the_same_cursor(

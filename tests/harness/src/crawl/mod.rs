@@ -9,6 +9,7 @@ mod crawling;
 mod invariants;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -301,6 +302,11 @@ impl Harness {
     /// Scripts a fault for the n-th request from now on.
     pub fn fault_at_request(&self, n: u64, fault: Fault) {
         self.api.script(At::Request(self.request(n)), fault);
+    }
+
+    /// Scripts a fault for several requests, counted from now on.
+    pub fn fault_at_requests(&self, numbers: RangeInclusive<u64>, fault: Fault) {
+        self.api.script(At::Requests(self.request(*numbers.start())..=self.request(*numbers.end())), fault);
     }
 
     /// Scripts a fault for the n-th request from now on and all later ones.
